@@ -62,7 +62,9 @@ def nearest_centers(
     Example
     -------
     >>> centers = torch.tensor([[0.0, 0.0], [4.0, 0.0]])
-    >>> ids, distances = nearest_centers(torch.tensor([[1.0, 0.0], [4.0, 2.0]]), centers)
+    >>> ids, distances = nearest_centers(
+    ...     torch.tensor([[1.0, 0.0], [4.0, 2.0]]), centers
+    ... )
     >>> ids.tolist(), distances.tolist()
     ([0, 1], [1.0, 4.0])
     """

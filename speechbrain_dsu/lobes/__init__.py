@@ -1,0 +1,1 @@
+"""Blocks with a meaning of their own: features, SSL taps, vocoders."""

@@ -1,0 +1,1 @@
+"""From frames or units back to a waveform."""

@@ -1,0 +1,1 @@
+"""Layers: quantizers, convolution arithmetic, losses."""

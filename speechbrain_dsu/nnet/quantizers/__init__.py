@@ -1,0 +1,1 @@
+"""Quantizers: latents ``[batch, frames, dim]`` to codes ``[batch, frames, codebooks]``."""

@@ -1,0 +1,1 @@
+"""One contract from waveform to tokens and back, and the kinds that fulfil it."""

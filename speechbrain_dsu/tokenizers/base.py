@@ -1,0 +1,435 @@
+"""The tokenizer contract: waveforms to ``Tokens`` and back, whatever is inside."""
+
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from speechbrain_dsu.tokens.streams import Tokens
+from speechbrain_dsu.utils.audio import AudioReader, resample
+from speechbrain_dsu.utils.errors import DsuError
+from speechbrain_dsu.utils.fingerprint import module_fingerprint, state_versions
+from speechbrain_dsu.utils.lengths import (
+    absolute_lengths,
+    length_mask,
+    pad_stack,
+    relative_lengths,
+)
+
+Field = tuple[int | None, int | None]
+Batching = Literal["auto", "solo", "equal", "padded"]
+
+
+class Tokenizer(nn.Module):
+    """Waveforms ``[batch, time]`` to tokens ``[batch, frames, codebooks]``.
+
+    An utterance's tokens do not depend on the batch it comes in. ``batching`` says
+    how this is kept up: ``solo`` runs items one by one, ``equal`` runs items of one
+    length together, ``padded`` pads and masks (only models that mask exactly).
+    ``auto`` is ``solo`` on a CPU, where it is also the fastest since a batch leaves
+    the cache, and on an accelerator ``padded`` where possible, otherwise ``equal``.
+    Batched products may round differently from those of one item: for bit-equal
+    tokens on an accelerator set ``batching="solo"``.
+
+    Lengths follow one rule. No samples give no frames. An utterance shorter than
+    ``min_samples`` is continued with zeros up to it. Everything else gives
+    ``num_frames(n)`` frames.
+
+    A subclass calls ``__init__`` with its numbers and implements ``count_frames``
+    and ``encode_batch``, and, if it can decode, ``count_samples`` and
+    ``decode_batch``.
+
+    Arguments
+    ---------
+    sample_rate : int
+        Of the audio that the model takes, in hertz.
+    hop : int
+        Samples per frame.
+    codebook_sizes : sequence of int
+        Number of ids of each codebook.
+    min_samples : int
+        The shortest input that the model can take.
+    receptive_field : (int or None, int or None)
+        Frame ``t`` depends on samples ``t * hop - left`` up to, not including,
+        ``t * hop + right``; None where there is no bound.
+    frame_offset : float
+        Sample on which frame 0 is centred.
+    masks_padding : bool
+        Whether ``encode_batch`` with ``counts`` gives exactly the codes of solo runs.
+    has_decoder : bool
+        Whether ``decode`` works.
+    """
+
+    batching: Batching = "auto"
+    max_batch_seconds = 160.0
+    """Padded audio per batch on an accelerator."""
+
+    def __init__(
+        self,
+        sample_rate: int,
+        hop: int,
+        codebook_sizes: tuple[int, ...],
+        *,
+        min_samples: int = 1,
+        receptive_field: Field = (None, None),
+        frame_offset: float = 0.0,
+        masks_padding: bool = False,
+        has_decoder: bool = False,
+    ):
+        super().__init__()
+        self.sample_rate = sample_rate
+        self.hop = hop
+        self.codebook_sizes = tuple(codebook_sizes)
+        self.min_samples = min_samples
+        self.receptive_field = receptive_field
+        self.frame_offset = frame_offset
+        self.masks_padding = masks_padding
+        self.has_decoder = has_decoder
+        self._fingerprint: tuple[Any, str] | None = None
+
+    # What a subclass provides.
+
+    def count_frames(self, n_samples: int) -> int:
+        """Frames of ``n_samples >= min_samples`` samples."""
+        raise NotImplementedError
+
+    def encode_batch(
+        self, wavs: Tensor, counts: Tensor | None, n_codebooks: int | None
+    ) -> Tensor:
+        """Codes ``[batch, frames, codebooks]`` of ``[batch, time]``.
+
+        ``counts`` (valid samples, int64 ``[batch]``) is None when all items are
+        full; frames behind an item's end may hold anything.
+        """
+        raise NotImplementedError
+
+    def count_samples(self, n_frames: int) -> int:
+        """Samples that ``n_frames >= 1`` frames decode to."""
+        raise NotImplementedError
+
+    def decode_batch(self, codes: Tensor, **conditions: Any) -> Tensor:
+        """Waveforms ``[batch, time]`` of codes ``[batch, frames, k]`` without padding."""
+        raise NotImplementedError
+
+    def embed_batch(self, codes: Tensor) -> Tensor:
+        """Decoder-side vectors ``[batch, frames, dim]`` of codes."""
+        raise NotImplementedError
+
+    # What users see.
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second."""
+        return self.sample_rate / self.hop
+
+    @property
+    def bitrate(self) -> float:
+        """Nominal bits per second with all codebooks."""
+        return self.frame_rate * sum(math.log2(size) for size in self.codebook_sizes)
+
+    @property
+    def lookahead(self) -> int | None:
+        """Samples behind a frame's own hop that it waits for; None: all of them."""
+        right = self.receptive_field[1]
+        return None if right is None else max(0, right - self.hop)
+
+    @property
+    def causal(self) -> bool:
+        """Whether a frame depends on nothing behind its own hop."""
+        return self.lookahead == 0
+
+    @property
+    def fingerprint(self) -> str:
+        """Content hash of everything that decides the ids; equal after a reload."""
+        key = state_versions(self)
+        if self._fingerprint is None or self._fingerprint[0] != key:
+            self._fingerprint = key, module_fingerprint(self)
+        return self._fingerprint[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies (the CPU if it has no tensors)."""
+        for tensor in (*self.parameters(), *self.buffers()):
+            return tensor.device
+        return torch.device("cpu")
+
+    def num_frames(self, n_samples: int) -> int:
+        """Exact number of frames of an utterance of ``n_samples`` samples."""
+        if n_samples < 0:
+            raise DsuError(f"a number of samples can't be {n_samples}")
+        if n_samples == 0:
+            return 0
+        return self.count_frames(max(n_samples, self.min_samples))
+
+    def num_samples(self, n_frames: int) -> int:
+        """Exact number of samples that ``n_frames`` frames decode to."""
+        self._check_decoder()
+        return self.count_samples(n_frames) if n_frames > 0 else 0
+
+    def frame_times(self, n_samples: int) -> Tensor:
+        """Centre of each frame of an utterance, in seconds: float64 ``[frames]``."""
+        steps = torch.arange(self.num_frames(n_samples), dtype=torch.float64)
+        return (self.frame_offset + self.hop * steps) / self.sample_rate
+
+    def forward(
+        self,
+        wavs: Tensor,
+        lens: Tensor | None = None,
+        sample_rate: int | None = None,
+        n_codebooks: int | None = None,
+    ) -> Tokens:
+        """The same as ``encode``."""
+        return self.encode(wavs, lens, sample_rate, n_codebooks)
+
+    @torch.no_grad()
+    def encode(
+        self,
+        wavs: Tensor,
+        lens: Tensor | None = None,
+        sample_rate: int | None = None,
+        n_codebooks: int | None = None,
+    ) -> Tokens:
+        """Tokenize a batch.
+
+        Arguments
+        ---------
+        wavs : Tensor
+            Floating point ``[batch, time]`` in [-1, 1].
+        lens : Tensor, optional
+            Relative lengths ``[batch]``; what lies behind an item's end is ignored.
+        sample_rate : int, optional
+            Of ``wavs`` in hertz; the audio is resampled if the model's differs.
+        n_codebooks : int, optional
+            Keep the first ``n_codebooks`` codebooks.
+
+        Returns
+        -------
+        Tokens
+            On the model's device.
+
+        Raises
+        ------
+        DsuError
+            If the shape, a length or a value is wrong.
+        """
+        items = self._items(wavs, lens, sample_rate)
+        sizes = self.codebook_sizes[: self._keep(n_codebooks)]
+        codes: list[Tensor | None] = [None] * len(items)
+        for group in self._batches([len(item) for item in items]):
+            found = self._encode_group([items[i] for i in group], n_codebooks)
+            for index, item in zip(group, found, strict=True):
+                codes[index] = item
+        return Tokens.from_list(codes, self.frame_rate, sizes, self.fingerprint)
+
+    def _keep(self, n_codebooks: int | None) -> int:
+        total = len(self.codebook_sizes)
+        if n_codebooks is not None and not 1 <= n_codebooks <= total:
+            raise DsuError(f"n_codebooks={n_codebooks} asked of {total} codebooks")
+        return n_codebooks or total
+
+    def _items(
+        self, wavs: Tensor, lens: Tensor | None, sample_rate: int | None
+    ) -> list[Tensor]:
+        """Valid samples of each item at the model's rate."""
+        if wavs.ndim != 2 or not wavs.is_floating_point():
+            raise DsuError(
+                "audio must be floating point [batch, time] in [-1, 1], got "
+                f"{wavs.dtype} {list(wavs.shape)}"
+            )
+        if lens is not None and len(lens) != len(wavs):
+            raise DsuError(f"{len(wavs)} items of audio with {len(lens)} lengths")
+        counts = absolute_lengths(lens, wavs.shape[1], len(wavs)).tolist()
+        wavs = wavs.detach().to(self.device, torch.float32)
+        items = [wav[:count] for wav, count in zip(wavs, counts, strict=True)]
+        for index, item in enumerate(items):
+            if not bool(item.isfinite().all()):
+                raise DsuError(f"audio item {index} holds NaN or infinity")
+        if sample_rate is not None and sample_rate != self.sample_rate:
+            items = [resample(item, sample_rate, self.sample_rate) for item in items]
+        return items
+
+    def _batches(self, counts: list[int]) -> list[list[int]]:
+        """Indices of the items to run together."""
+        mode = self.batching
+        if mode == "auto":
+            if self.device.type == "cpu":
+                mode = "solo"
+            else:
+                mode = "padded" if self.masks_padding else "equal"
+        if mode == "padded" and not self.masks_padding:
+            raise DsuError(
+                f"{type(self).__name__} can't mask padding exactly: set batching to "
+                "'equal' or 'solo'"
+            )
+        limit = self.max_batch_seconds * self.sample_rate
+        groups: list[list[int]] = []
+        for index in sorted(range(len(counts)), key=lambda i: (counts[i], i)):
+            # Ascending order: the newcomer is the longest of its group.
+            joins = bool(groups) and mode != "solo" and counts[groups[-1][0]] > 0
+            if joins and mode == "equal":
+                joins = counts[groups[-1][0]] == counts[index]
+            if joins and (len(groups[-1]) + 1) * counts[index] <= limit:
+                groups[-1].append(index)
+            else:
+                groups.append([index])
+        return groups
+
+    def _encode_group(
+        self, items: list[Tensor], n_codebooks: int | None
+    ) -> list[Tensor]:
+        frames = [self.num_frames(len(item)) for item in items]
+        if frames[0] == 0:
+            empty = torch.zeros(
+                0, self._keep(n_codebooks), dtype=torch.int64, device=self.device
+            )
+            return [empty] * len(items)
+        wavs, counts = pad_stack([self._fill(item) for item in items])
+        full = bool((counts == wavs.shape[1]).all())
+        codes = self.encode_batch(wavs, None if full else counts, n_codebooks)
+        return [row[:count] for row, count in zip(codes, frames, strict=True)]
+
+    def _fill(self, wav: Tensor) -> Tensor:
+        missing = self.min_samples - len(wav)
+        return nn.functional.pad(wav, (0, missing)) if missing > 0 else wav
+
+    @torch.no_grad()
+    def encode_long(
+        self,
+        wav: Tensor | str | Path,
+        sample_rate: int | None = None,
+        n_codebooks: int | None = None,
+        chunk_seconds: float = 30.0,
+    ) -> Tokens:
+        """Tokenize a recording of any length in memory that does not grow with it.
+
+        Chunks overlap by the receptive field, so the tokens are those of one pass.
+        Where the field has no bound (attention over the whole utterance), each
+        chunk sees itself and ``chunk_seconds / 4`` on either side, and the tokens
+        are only close to those of one pass.
+
+        Arguments
+        ---------
+        wav : Tensor, str or Path
+            ``[time]``, or a file that is read piece by piece.
+        sample_rate : int, optional
+            Of a Tensor, in hertz; the model's if not given. A file knows its own.
+        n_codebooks : int, optional
+            Keep the first ``n_codebooks`` codebooks.
+        chunk_seconds : float
+            Audio per chunk without the overlap.
+
+        Returns
+        -------
+        Tokens
+            A batch of one.
+        """
+        if isinstance(wav, Tensor) and wav.ndim != 1:
+            raise DsuError(f"encode_long takes [time], got {list(wav.shape)}")
+        reader = AudioReader(wav, self.sample_rate, sample_rate)
+        keep = self._keep(n_codebooks)
+        parts = list(self._encode_chunks(reader, keep, chunk_seconds))
+        codes = torch.cat(parts) if parts else torch.zeros(0, keep, dtype=torch.int64)
+        sizes = self.codebook_sizes[:keep]
+        return Tokens.from_list([codes], self.frame_rate, sizes, self.fingerprint)
+
+    def _encode_chunks(self, reader: AudioReader, keep: int, chunk_seconds: float):
+        """Yield the codes ``[frames, codebooks]`` of one chunk after another."""
+        yield from self.chunked(
+            reader,
+            chunk_seconds,
+            self.receptive_field,
+            lambda wavs: self.encode_batch(wavs, None, keep),
+        )
+
+    def chunked(self, reader: AudioReader, chunk_seconds: float, field: Field, run):
+        """Apply ``run`` to overlapping chunks and yield each chunk's own frames.
+
+        Arguments
+        ---------
+        reader : AudioReader
+            The recording.
+        chunk_seconds : float
+            Audio per chunk without the overlap.
+        field : (int or None, int or None)
+            Receptive field as in the class; it sets the overlap.
+        run : callable
+            ``[1, time]`` to ``[1, frames, ...]``, with ``num_frames`` frames.
+
+        Yields
+        ------
+        Tensor
+            ``[frames of the chunk, ...]``.
+        """
+        total = self.num_frames(reader.n_samples)
+        step = max(1, round(chunk_seconds * self.sample_rate / self.hop))
+        reach = [step // 4 if f is None else -(-f // self.hop) for f in field]
+        for first in range(0, total, step):
+            last = min(first + step, total)
+            begin = max(first - reach[0], 0)
+            # The final chunk takes all that is left: its end is the utterance's.
+            final = last == total
+            end = reader.n_samples if final else (last + reach[1]) * self.hop
+            wav = reader.read(begin * self.hop, end).to(self.device)
+            frames = run(self._fill(wav).unsqueeze(0))[0]
+            yield frames[first - begin : last - begin]
+
+    @torch.no_grad()
+    def decode(self, tokens: Tokens, **conditions: Any) -> tuple[Tensor, Tensor]:
+        """Speech from tokens of this tokenizer.
+
+        Arguments
+        ---------
+        tokens : Tokens
+            Made by a tokenizer of the same fingerprint; the first few codebooks
+            are enough where the model can do with less.
+        **conditions
+            What the vocoder needs beside the tokens, e.g. a speaker.
+
+        Returns
+        -------
+        wavs : Tensor
+            float32 ``[batch, time]``.
+        lens : Tensor
+            Relative lengths ``[batch]``.
+
+        Raises
+        ------
+        DsuError
+            If there is no decoder or the tokens are another tokenizer's.
+        """
+        self._check_decoder()
+        self.check_fingerprint(tokens)
+        wavs = []
+        for codes in tokens.to(self.device).unpad():
+            if len(codes):
+                wavs.append(self.decode_batch(codes.unsqueeze(0), **conditions)[0])
+            else:
+                wavs.append(torch.zeros(0, device=self.device))
+        padded, counts = pad_stack(wavs)
+        return padded, relative_lengths(counts, padded.shape[1])
+
+    @torch.no_grad()
+    def embed(self, tokens: Tokens) -> Tensor:
+        """Vectors ``[batch, frames, dim]`` behind the tokens, zero behind each end."""
+        self.check_fingerprint(tokens)
+        tokens = tokens.to(self.device)
+        mask = length_mask(tokens.counts, tokens.codes.shape[1])
+        return self.embed_batch(tokens.codes) * mask.unsqueeze(-1)
+
+    def check_fingerprint(self, tokens: Tokens) -> None:
+        """Raise DsuError unless the tokens were made by this tokenizer."""
+        if tokens.fingerprint != self.fingerprint:
+            raise DsuError(
+                f"tokens of another tokenizer: theirs is {tokens.fingerprint[:12]}, "
+                f"this one is {self.fingerprint[:12]}; load the tokenizer they were "
+                "made with"
+            )
+
+    def _check_decoder(self) -> None:
+        if not self.has_decoder:
+            raise DsuError(
+                f"this {type(self).__name__} has no vocoder, it can't decode; choose "
+                "a codec, or give it a vocoder trained on its units"
+            )

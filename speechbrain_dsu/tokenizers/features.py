@@ -1,0 +1,141 @@
+"""Tokenizers made of features and a quantizer: dMel, MFCC or SSL layers + k-means."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from speechbrain_dsu.nnet.quantizers.base import Quantizer
+from speechbrain_dsu.tokenizers.base import Tokenizer
+from speechbrain_dsu.utils.audio import AudioReader
+from speechbrain_dsu.utils.errors import DsuError
+
+
+class FeatureTokenizer(Tokenizer):
+    """Frames of a front end, quantized one by one.
+
+    Arguments
+    ---------
+    features : nn.Module
+        ``lobes.features`` or ``lobes.ssl``: an object with ``sample_rate``, ``hop``,
+        ``dim``, ``min_samples``, ``receptive_field``, ``frame_offset``,
+        ``masks_padding``, ``num_frames(n)`` and ``forward(wavs, counts)``.
+    quantizer : Quantizer
+        Takes frames of ``features.dim``.
+    vocoder : nn.Module, optional
+        Quantized frames ``[batch, frames, dim]`` to waveforms, with
+        ``num_samples(frames)``; without it the tokenizer can't decode.
+
+    Raises
+    ------
+    DsuError
+        If the parts don't fit together.
+
+    Example
+    -------
+    >>> from speechbrain_dsu.lobes.features import LogMel
+    >>> from speechbrain_dsu.lobes.vocoders.griffin_lim import GriffinLim
+    >>> from speechbrain_dsu.nnet.quantizers.scalar import UniformBins
+    >>> mel = LogMel(sample_rate=16000, hop=200, n_mels=80)
+    >>> dmel = FeatureTokenizer(mel, UniformBins(80, 16, -11.5, 2.0), GriffinLim(mel))
+    >>> tokens = dmel.encode(torch.randn(2, 16000) * 0.1, torch.tensor([1.0, 0.5]))
+    >>> tokens.codes.shape, tokens.counts.tolist()
+    (torch.Size([2, 81, 80]), [81, 41])
+    >>> wavs, lens = dmel.decode(tokens)
+    >>> wavs.shape
+    torch.Size([2, 16000])
+    """
+
+    def __init__(
+        self,
+        features: nn.Module,
+        quantizer: Quantizer,
+        vocoder: nn.Module | None = None,
+    ):
+        if features.dim != quantizer.dim:
+            raise DsuError(
+                f"features of dimension {features.dim} with a quantizer of "
+                f"dimension {quantizer.dim}"
+            )
+        super().__init__(
+            features.sample_rate,
+            features.hop,
+            quantizer.codebook_sizes,
+            min_samples=features.min_samples,
+            receptive_field=features.receptive_field,
+            frame_offset=features.frame_offset,
+            masks_padding=features.masks_padding,
+            has_decoder=vocoder is not None,
+        )
+        self.features = features
+        self.quantizer = quantizer
+        self.vocoder = vocoder
+
+    def count_frames(self, n_samples: int) -> int:
+        """Frames of the front end."""
+        return self.features.num_frames(n_samples)
+
+    def encode_batch(
+        self, wavs: Tensor, counts: Tensor | None, n_codebooks: int | None
+    ) -> Tensor:
+        """Codes of the features' frames."""
+        return self.quantizer.encode(self.features(wavs, counts), n_codebooks)
+
+    def _encode_chunks(self, reader: AudioReader, keep: int, chunk_seconds: float):
+        if getattr(self.features, "normalize", None) != "utterance":
+            yield from super()._encode_chunks(reader, keep, chunk_seconds)
+            return
+        # Statistics of the utterance are not local: one pass to sum them up, one
+        # more to use them, both in the memory of a chunk.
+        run, field = self.features.frames, self.features.window_field
+        total, square, count = 0.0, 0.0, 0
+        for frames in self.chunked(reader, chunk_seconds, field, run):
+            wide = frames.double()
+            total, square = total + wide.sum(0), square + wide.square().sum(0)
+            count += len(frames)
+        if count == 0:
+            return
+        mean = total / count
+        std = (square / count - mean.square()).clamp(min=0).sqrt().clamp(min=1e-5)
+        for frames in self.chunked(reader, chunk_seconds, field, run):
+            scaled = self.features.apply_statistics(frames, mean.float(), std.float())
+            yield self.quantizer.encode(scaled.unsqueeze(0), keep)[0]
+
+    def count_samples(self, n_frames: int) -> int:
+        """Samples of the vocoder."""
+        return self.vocoder.num_samples(n_frames)
+
+    def decode_batch(self, codes: Tensor, **conditions: Any) -> Tensor:
+        """Waveforms of the quantized frames."""
+        return self.vocoder(self.quantizer.decode(codes), **conditions)
+
+    def embed_batch(self, codes: Tensor) -> Tensor:
+        """Quantized frames."""
+        return self.quantizer.decode(codes)
+
+
+def fit_frames(features: nn.Module, wavs: Tensor, counts: Tensor | None) -> Tensor:
+    """Valid frames ``[n, dim]`` of a batch, for fitting a quantizer.
+
+    Arguments
+    ---------
+    features : nn.Module
+        As in ``FeatureTokenizer``.
+    wavs : Tensor
+        ``[batch, time]``.
+    counts : Tensor, optional
+        Valid samples, int64 ``[batch]``.
+
+    Returns
+    -------
+    Tensor
+        The frames of all items one after another, padding left out.
+    """
+    frames = features(wavs, counts)
+    if counts is None:
+        return frames.flatten(0, 1)
+    kept = [
+        row[: features.num_frames(n)]
+        for row, n in zip(frames, counts.tolist(), strict=True)
+    ]
+    return torch.cat(kept)

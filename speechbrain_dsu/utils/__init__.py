@@ -1,0 +1,1 @@
+"""Lengths, fingerprints, paths, audio files and errors: what every room shares."""
