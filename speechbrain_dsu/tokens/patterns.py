@@ -9,7 +9,6 @@ their base; text and units in one stream are in ``interleave``.
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from speechbrain_dsu.tokens.layout import Layout
 from speechbrain_dsu.tokens.vocabulary import Vocabulary

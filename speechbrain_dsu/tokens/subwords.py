@@ -120,7 +120,7 @@ class UnitBPE:
         size : int
             Number of pieces, at least ``n_units``.
         max_units : int
-            Most units in one piece.
+            Most units in one piece, 1 to 512.
 
         Returns
         -------
@@ -139,6 +139,10 @@ class UnitBPE:
             raise DsuError(
                 f"{size} pieces can't hold the {n_units} units themselves; "
                 f"take a size above {n_units}"
+            )
+        if not 1 <= max_units <= 512:
+            raise DsuError(
+                f"{max_units} units in one piece; sentencepiece takes 1 to 512"
             )
         model = io.BytesIO()
         try:
