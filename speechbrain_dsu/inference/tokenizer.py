@@ -1,0 +1,151 @@
+"""``UnitTokenizer``: speech to tokens and back in three lines."""
+
+from pathlib import Path
+
+from torch import Tensor
+
+from speechbrain_dsu.inference.interfaces import Interface
+from speechbrain_dsu.tokens.streams import Tokens
+from speechbrain_dsu.utils.audio import write_audio
+from speechbrain_dsu.utils.errors import DsuError
+
+
+class UnitTokenizer(Interface):
+    """A tokenizer from a bundle.
+
+    In another recipe's YAML it takes two lines::
+
+        tokenizer: !apply:speechbrain_dsu.inference.tokenizer.UnitTokenizer.from_hparams
+            source: dmel
+
+    and in a data pipeline, where ``DataLoader`` workers each get a copy::
+
+        @sb.utils.data_pipeline.takes("wav")
+        @sb.utils.data_pipeline.provides("tokens")
+        def tokenize(path):
+            return hparams["tokenizer"].encode_file(path).codes[0]
+
+    Arguments
+    ---------
+    *args, **kwargs
+        See ``Interface``; the modules must have ``tokenizer``.
+
+    Example
+    -------
+    >>> import torch
+    >>> from speechbrain_dsu.lobes.features import LogMel
+    >>> from speechbrain_dsu.nnet.quantizers.scalar import UniformBins
+    >>> from speechbrain_dsu.tokenizers.features import FeatureTokenizer
+    >>> mel = LogMel(sample_rate=16000, hop=200, n_mels=80)
+    >>> dmel = FeatureTokenizer(mel, UniformBins(80, 16, -11.5, 2.0))
+    >>> units = UnitTokenizer({"tokenizer": dmel}, run_opts={"device": "cpu"})
+    >>> units.encode_batch(torch.zeros(2, 8000)).codes.shape
+    torch.Size([2, 41, 80])
+    """
+
+    MODULES_NEEDED = ["tokenizer"]
+
+    def encode_file(self, path: str | Path, n_codebooks: int | None = None) -> Tokens:
+        """Tokens of an audio file of any length, a batch of one.
+
+        The file is read piece by piece at the tokenizer's own rate, so memory does
+        not grow with it.
+
+        Raises
+        ------
+        AudioError
+            If the file is missing, damaged or not audio.
+        """
+        return self.mods.tokenizer.encode_long(path, n_codebooks=n_codebooks)
+
+    def encode_batch(
+        self,
+        wavs: Tensor,
+        lens: Tensor | None = None,
+        sample_rate: int | None = None,
+        n_codebooks: int | None = None,
+    ) -> Tokens:
+        """Tokens of ``wavs [batch, time]`` with relative ``lens [batch]``.
+
+        Audio of another ``sample_rate`` is resampled; without it, ``wavs`` are taken
+        to have the tokenizer's.
+        """
+        return self.mods.tokenizer.encode(wavs, lens, sample_rate, n_codebooks)
+
+    def forward(self, wavs: Tensor, lens: Tensor | None = None, **options) -> Tokens:
+        """The same as ``encode_batch``."""
+        return self.encode_batch(wavs, lens, **options)
+
+    def decode(self, tokens: Tokens, **conditions) -> tuple[Tensor, Tensor]:
+        """Speech ``[batch, time]`` and relative lengths from this tokenizer's tokens.
+
+        Raises
+        ------
+        DsuError
+            If the tokens are another tokenizer's (the message names both), or there
+            is no vocoder.
+        """
+        return self.mods.tokenizer.decode(tokens, **conditions)
+
+    decode_batch = decode
+
+    def decode_file(self, tokens: Tokens, out: str | Path, **conditions) -> None:
+        """Write the speech of one item's tokens as a file; its suffix says the format."""
+        if len(tokens) != 1:
+            raise DsuError(
+                f"{out}: one file takes the tokens of one item, got {len(tokens)}: "
+                "loop over the batch"
+            )
+        wavs, _ = self.decode(tokens[0], **conditions)
+        write_audio(out, wavs[0], self.sample_rate)
+
+    def embed(self, tokens: Tokens) -> Tensor:
+        """Vectors ``[batch, frames, dim]`` behind the tokens."""
+        return self.mods.tokenizer.embed(tokens)
+
+    @property
+    def sample_rate(self) -> int:
+        """Of the audio it takes, in hertz."""
+        return self.mods.tokenizer.sample_rate
+
+    @property
+    def hop(self) -> int:
+        """Samples per frame."""
+        return self.mods.tokenizer.hop
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second."""
+        return self.mods.tokenizer.frame_rate
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """Number of ids of each codebook."""
+        return self.mods.tokenizer.codebook_sizes
+
+    @property
+    def bitrate(self) -> float:
+        """Nominal bits per second with all codebooks."""
+        return self.mods.tokenizer.bitrate
+
+    @property
+    def fingerprint(self) -> str:
+        """Content hash of everything that decides the ids."""
+        return self.mods.tokenizer.fingerprint
+
+    @property
+    def has_decoder(self) -> bool:
+        """Whether ``decode`` works."""
+        return self.mods.tokenizer.has_decoder
+
+    def num_frames(self, n_samples: int) -> int:
+        """Exact number of frames of an utterance of ``n_samples`` samples."""
+        return self.mods.tokenizer.num_frames(n_samples)
+
+    def num_samples(self, n_frames: int) -> int:
+        """Exact number of samples that ``n_frames`` frames decode to."""
+        return self.mods.tokenizer.num_samples(n_frames)
+
+    def frame_times(self, n_samples: int) -> Tensor:
+        """Centre of each frame, in seconds."""
+        return self.mods.tokenizer.frame_times(n_samples)
