@@ -110,7 +110,7 @@ class Tokenizer(nn.Module):
         raise NotImplementedError
 
     def decode_batch(self, codes: Tensor, **conditions: Any) -> Tensor:
-        """Waveforms ``[batch, time]`` of codes ``[batch, frames, k]`` without padding."""
+        """Waveforms ``[batch, time]`` of unpadded codes ``[batch, frames, k]``."""
         raise NotImplementedError
 
     def embed_batch(self, codes: Tensor) -> Tensor:

@@ -266,7 +266,7 @@ class AudioReader:
         self.n_samples = math.ceil(self._total * sample_rate / self._rate)
 
     def read(self, start: int, stop: int) -> Tensor:
-        """Samples ``start`` to ``stop``, float32 ``[stop - start]``, within the ends."""
+        """Samples ``start`` to ``stop`` within the ends, float32 ``[time]``."""
         start, stop = max(start, 0), min(stop, self.n_samples)
         if start >= stop:
             return torch.zeros(0)

@@ -8,8 +8,8 @@ class DsuError(ValueError):
 
     Example
     -------
-    >>> raise DsuError("layer 13 asked of an encoder with 12 layers; take 1 to 12")
+    >>> raise DsuError("layer 13 of an encoder with 12 layers: take 1 to 12")
     Traceback (most recent call last):
     ...
-    speechbrain_dsu.utils.errors.DsuError: layer 13 asked of an encoder with 12 layers; take 1 to 12
+    speechbrain_dsu.utils.errors.DsuError: layer 13 of an encoder with 12 ...
     """

@@ -1,4 +1,4 @@
-"""Content hashes: of files, of tensors, of everything that decides a tokenizer's ids."""
+"""Content hashes: of files, and of everything that decides a tokenizer's ids."""
 
 import hashlib
 from pathlib import Path

@@ -1,6 +1,5 @@
 """A vocoder without weights."""
 
-import torch
 from torch import Tensor, nn
 
 from speechbrain_dsu.lobes.features import LogMel

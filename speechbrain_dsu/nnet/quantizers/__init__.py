@@ -1,1 +1,1 @@
-"""Quantizers: latents ``[batch, frames, dim]`` to codes ``[batch, frames, codebooks]``."""
+"""Quantizers: latent frames to codes, one id per codebook, and back."""

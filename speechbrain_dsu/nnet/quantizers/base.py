@@ -35,7 +35,7 @@ class Quantized:
 
 
 class Quantizer(nn.Module):
-    """Latents ``[batch, frames, dim]`` to codes ``[batch, frames, codebooks]`` and back.
+    """Latents ``[batch, frames, dim]`` to codes ``[batch, frames, k]`` and back.
 
     A subclass sets ``dim`` and ``codebook_sizes`` and implements ``encode`` and
     ``decode``; one that trains also overrides ``forward``. ``n_codebooks=k`` keeps

@@ -1,0 +1,35 @@
+# `make demo` and `make test` set up everything they need in .venv.
+#
+#   make demo                  the bundled clip through every shipped tokenizer
+#   make demo FILE=my.wav      your own recording
+#   make test                  all tests
+#   make test ARGS="-k tokens" some of them
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+FILE ?=
+OUT ?= demo-output
+ARGS ?=
+
+.PHONY: demo test lint clean
+
+# The stamp is older than setup.py after a change of the requirements.
+$(VENV)/.installed: setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/dsu demo $(if $(FILE),"$(FILE)") --out "$(OUT)"
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) $(OUT) build *.egg-info
