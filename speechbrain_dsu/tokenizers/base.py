@@ -1,25 +1,29 @@
 """The tokenizer contract: waveforms to ``Tokens`` and back, whatever is inside."""
 
 import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from speechbrain_dsu.tokenizers.batching import (
+    Batching,
+    Field,
+    group_items,
+    overlapping_chunks,
+    valid_items,
+)
 from speechbrain_dsu.tokens.streams import Tokens
-from speechbrain_dsu.utils.audio import AudioReader, resample
+from speechbrain_dsu.utils.audio import AudioReader
 from speechbrain_dsu.utils.errors import DsuError
 from speechbrain_dsu.utils.fingerprint import module_fingerprint, state_versions
 from speechbrain_dsu.utils.lengths import (
-    absolute_lengths,
     length_mask,
     pad_stack,
     relative_lengths,
 )
-
-Field = tuple[int | None, int | None]
-Batching = Literal["auto", "solo", "equal", "padded"]
 
 
 class Tokenizer(nn.Module):
@@ -214,7 +218,8 @@ class Tokenizer(nn.Module):
         DsuError
             If the shape, a length or a value is wrong.
         """
-        items = self._items(wavs, lens, sample_rate)
+        wavs = wavs.detach().to(self.device)
+        items = valid_items(wavs, lens, sample_rate, self.sample_rate)
         sizes = self.codebook_sizes[: self._keep(n_codebooks)]
         codes: list[Tensor | None] = [None] * len(items)
         for group in self._batches([len(item) for item in items]):
@@ -229,27 +234,6 @@ class Tokenizer(nn.Module):
             raise DsuError(f"n_codebooks={n_codebooks} asked of {total} codebooks")
         return n_codebooks or total
 
-    def _items(
-        self, wavs: Tensor, lens: Tensor | None, sample_rate: int | None
-    ) -> list[Tensor]:
-        """Valid samples of each item at the model's rate."""
-        if wavs.ndim != 2 or not wavs.is_floating_point():
-            raise DsuError(
-                "audio must be floating point [batch, time] in [-1, 1], got "
-                f"{wavs.dtype} {list(wavs.shape)}"
-            )
-        if lens is not None and len(lens) != len(wavs):
-            raise DsuError(f"{len(wavs)} items of audio with {len(lens)} lengths")
-        counts = absolute_lengths(lens, wavs.shape[1], len(wavs)).tolist()
-        wavs = wavs.detach().to(self.device, torch.float32)
-        items = [wav[:count] for wav, count in zip(wavs, counts, strict=True)]
-        for index, item in enumerate(items):
-            if not bool(item.isfinite().all()):
-                raise DsuError(f"audio item {index} holds NaN or infinity")
-        if sample_rate is not None and sample_rate != self.sample_rate:
-            items = [resample(item, sample_rate, self.sample_rate) for item in items]
-        return items
-
     def _batches(self, counts: list[int]) -> list[list[int]]:
         """Indices of the items to run together."""
         mode = self.batching
@@ -263,18 +247,7 @@ class Tokenizer(nn.Module):
                 f"{type(self).__name__} can't mask padding exactly: set batching to "
                 "'equal' or 'solo'"
             )
-        limit = self.max_batch_seconds * self.sample_rate
-        groups: list[list[int]] = []
-        for index in sorted(range(len(counts)), key=lambda i: (counts[i], i)):
-            # Ascending order: the newcomer is the longest of its group.
-            joins = bool(groups) and mode != "solo" and counts[groups[-1][0]] > 0
-            if joins and mode == "equal":
-                joins = counts[groups[-1][0]] == counts[index]
-            if joins and (len(groups[-1]) + 1) * counts[index] <= limit:
-                groups[-1].append(index)
-            else:
-                groups.append([index])
-        return groups
+        return group_items(counts, mode, self.max_batch_seconds * self.sample_rate)
 
     def _encode_group(
         self, items: list[Tensor], n_codebooks: int | None
@@ -334,7 +307,9 @@ class Tokenizer(nn.Module):
         sizes = self.codebook_sizes[:keep]
         return Tokens.from_list([codes], self.frame_rate, sizes, self.fingerprint)
 
-    def _encode_chunks(self, reader: AudioReader, keep: int, chunk_seconds: float):
+    def _encode_chunks(
+        self, reader: AudioReader, keep: int, chunk_seconds: float
+    ) -> Iterator[Tensor]:
         """Yield the codes ``[frames, codebooks]`` of one chunk after another."""
         yield from self.chunked(
             reader,
@@ -343,7 +318,13 @@ class Tokenizer(nn.Module):
             lambda wavs: self.encode_batch(wavs, None, keep),
         )
 
-    def chunked(self, reader: AudioReader, chunk_seconds: float, field: Field, run):
+    def chunked(
+        self,
+        reader: AudioReader,
+        chunk_seconds: float,
+        field: Field,
+        run: Callable[[Tensor], Tensor],
+    ) -> Iterator[Tensor]:
         """Apply ``run`` to overlapping chunks and yield each chunk's own frames.
 
         Arguments
@@ -363,17 +344,9 @@ class Tokenizer(nn.Module):
             ``[frames of the chunk, ...]``.
         """
         total = self.num_frames(reader.n_samples)
-        step = max(1, round(chunk_seconds * self.sample_rate / self.hop))
-        reach = [step // 4 if f is None else -(-f // self.hop) for f in field]
-        for first in range(0, total, step):
-            last = min(first + step, total)
-            begin = max(first - reach[0], 0)
-            # The final chunk takes all that is left: its end is the utterance's.
-            final = last == total
-            end = reader.n_samples if final else (last + reach[1]) * self.hop
-            wav = reader.read(begin * self.hop, end).to(self.device)
-            frames = run(self._fill(wav).unsqueeze(0))[0]
-            yield frames[first - begin : last - begin]
+        step = max(1, round(chunk_seconds * self.frame_rate))
+        for wav, own in overlapping_chunks(reader, total, self.hop, step, field):
+            yield run(self._fill(wav.to(self.device)).unsqueeze(0))[0, own]
 
     @torch.no_grad()
     def decode(self, tokens: Tokens, **conditions: Any) -> tuple[Tensor, Tensor]:

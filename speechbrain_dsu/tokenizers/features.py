@@ -1,5 +1,6 @@
 """Tokenizers made of features and a quantizer: dMel, MFCC or SSL layers + k-means."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -81,7 +82,9 @@ class FeatureTokenizer(Tokenizer):
         """Codes of the features' frames."""
         return self.quantizer.encode(self.features(wavs, counts), n_codebooks)
 
-    def _encode_chunks(self, reader: AudioReader, keep: int, chunk_seconds: float):
+    def _encode_chunks(
+        self, reader: AudioReader, keep: int, chunk_seconds: float
+    ) -> Iterator[Tensor]:
         if getattr(self.features, "normalize", None) != "utterance":
             yield from super()._encode_chunks(reader, keep, chunk_seconds)
             return
