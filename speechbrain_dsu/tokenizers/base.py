@@ -327,21 +327,8 @@ class Tokenizer(nn.Module):
     ) -> Iterator[Tensor]:
         """Apply ``run`` to overlapping chunks and yield each chunk's own frames.
 
-        Arguments
-        ---------
-        reader : AudioReader
-            The recording.
-        chunk_seconds : float
-            Audio per chunk without the overlap.
-        field : (int or None, int or None)
-            Receptive field as in the class; it sets the overlap.
-        run : callable
-            ``[1, time]`` to ``[1, frames, ...]``, with ``num_frames`` frames.
-
-        Yields
-        ------
-        Tensor
-            ``[frames of the chunk, ...]``.
+        ``run`` takes ``[1, time]`` to ``[1, frames, ...]`` with ``num_frames``
+        frames; ``field`` is the receptive field of ``run``, which sets the overlap.
         """
         total = self.num_frames(reader.n_samples)
         step = max(1, round(chunk_seconds * self.frame_rate))

@@ -79,6 +79,9 @@ class KMeans(Quantizer):
     def encode(self, latents: Tensor, n_codebooks: int | None = None) -> Tensor:
         """Index of the nearest centre of each slice: ``[batch, frames, groups]``."""
         self.check_dim(latents)
+        # Reading one number is cheap on a CPU; on a GPU it would stall every call.
+        if self.centers.device.type == "cpu" and not self.centers[0, 0, 0].isfinite():
+            raise DsuError("these k-means centres were not fitted or loaded yet")
         keep = self.keep(n_codebooks)
         batch, frames, _ = latents.shape
         slices = latents.reshape(batch * frames, len(self.centers), -1)
