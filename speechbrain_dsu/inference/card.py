@@ -113,12 +113,12 @@ def _loading(manifest: Mapping[str, Any], source: str) -> str:
     ).rpartition(".")
     use = ""
     if name == "UnitTokenizer":
-        use = '\ntokens = system.encode_file("speech.flac")  # codes [1, frames, codebooks]'
+        use = '\ntokens = system.encode_file("speech.flac")  # [1, frames, codebooks]'
     return (
         "## Loading\n\n```python\n"
         f"from {module} import {name}\n\n"
         f'system = {name}.from_hparams("{source}"){use}\n'
-        "```\n\nNothing in this bundle runs code: the YAML is checked against a list of\n"
-        "classes, the weights are safetensors. Loading recomputes the tokens of the\n"
-        "probe clip and refuses parts that do not belong together.\n"
+        "```\n\nNothing in this bundle runs code: the YAML is checked against a list\n"
+        "of classes, the weights are safetensors. Loading recomputes the probe clip\n"
+        "and refuses parts that do not belong together.\n"
     )

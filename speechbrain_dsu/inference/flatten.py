@@ -58,12 +58,17 @@ def flatten_yaml(
     Example
     -------
     >>> folder = getfixture("tmp_path")
-    >>> _ = (folder / "block.yaml").write_text(
-    ...     "!new:torch.nn.Linear\\nin_features: 2\\nout_features: !ref <in_features>\\n"
-    ... )
-    >>> _ = (folder / "system.yaml").write_text(
-    ...     "size: 3\\nlayer: !include:block.yaml\\n  in_features: !ref <size>\\n"
-    ... )
+    >>> block = '''!new:torch.nn.Linear
+    ... in_features: 2
+    ... out_features: !ref <in_features>
+    ... '''
+    >>> system = '''
+    ... size: 3
+    ... layer: !include:block.yaml
+    ...   in_features: !ref <size>
+    ... '''
+    >>> _ = (folder / "block.yaml").write_text(block)
+    >>> _ = (folder / "system.yaml").write_text(system)
     >>> print(flatten_yaml(folder / "system.yaml", {"size": 5}))
     size: 5
     layer: !new:torch.nn.Linear
@@ -155,10 +160,11 @@ def _include(node: Any, target: str, path: Path, prefix: str, chain: tuple) -> A
     # Values come from outside and keep their own references: they are put in after
     # the block's references were turned.
     hidden = {key: copy.deepcopy(block[key]) for key in values if key in block}
-    _turn(block, block, prefix, file)
+    known = {**block, **values} if isinstance(block, dict) else {}
+    _turn(block, known, prefix, file)
     for key, old in hidden.items():
         if isinstance(values[key], dict) and not _tag(values[key]):
-            _turn(old, block, prefix, file)
+            _turn(old, known, prefix, file)
             block[key] = _as_mapping(old)
     _update(block, values, str(file))
     comment = getattr(getattr(block, "ca", None), "comment", None)
@@ -190,8 +196,7 @@ def _turned(reference: TaggedScalar, block: Any, prefix: str, file: Path) -> Any
     def turn(match: re.Match) -> str:
         path, dot, attribute = match[1].partition(".")
         if listed:
-            value = _plain(path, block, file)
-            return value if not dot else _refuse_list(match[0], file)
+            return _refuse_list(match[0], file) if dot else _plain(path, block, file)
         first, bracket, rest = path.partition("[")
         return f"<{prefix}[{first}]{bracket}{rest}{dot}{attribute}>"
 
@@ -206,9 +211,14 @@ def _literal(text: str) -> Any:
 
 
 def _plain(path: str, block: Any, file: Path) -> str:
+    """A block's value to put in the place of a reference to it: a word, a number, or
+    what the including file refers to."""
     value = block
     for part in path.split("["):
         value = value.get(part.strip("]")) if isinstance(value, dict) else None
+    if _tag(value) == "!ref":
+        whole = re.fullmatch(r"<[^>]*>", value.value)
+        return value.value if whole else f"({value.value})"
     if value is None or isinstance(value, dict | CommentedSeq) or _tag(value):
         _refuse_list(f"<{path}>", file)
     return str(value)

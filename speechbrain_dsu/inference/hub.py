@@ -83,10 +83,14 @@ def find_bundle(
         return Path(source)
     if not isinstance(source, str) or not is_repo_id(name):
         raise DsuError(
-            f"'{name}' is no shipped bundle ({', '.join(shipped_bundles()) or 'none'}), "
+            f"'{name}' is no shipped bundle ({_shipped()}), "
             f"no folder ({Path(source).absolute()}) and not a Hub id (owner/name)"
         )
     return fetch_bundle(name, revision, token, cache_dir)
+
+
+def _shipped() -> str:
+    return ", ".join(shipped_bundles()) or "none"
 
 
 def is_repo_id(name: str) -> bool:
@@ -187,8 +191,8 @@ def fetch_bundle(
         reason = (str(error).strip().splitlines() or [""])[0]
         raise DsuError(
             f"{repo_id} at {revision}: no shipped bundle "
-            f"({', '.join(shipped_bundles()) or 'none'}) or folder has that name, it is "
-            f"not in {home} nor in the Hub's own cache, and the Hub gave "
+            f"({_shipped()}) or folder has that name, it is not in"
+            f" {home} nor in the Hub's own cache, and the Hub gave "
             f"{type(error).__name__}: {reason}; check the name, the network and, for a "
             "private or gated one, the token"
         ) from error

@@ -54,7 +54,7 @@ class Interface(Pretrained):
     >>> Echo({"leyer": nn.Identity()})
     Traceback (most recent call last):
     ...
-    speechbrain_dsu.utils.errors.DsuError: Echo needs the module 'layer' and has ['leyer']
+    speechbrain_dsu.utils.errors.DsuError: Echo needs the module 'layer' ...
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class Interface(Pretrained):
         raise DsuError(f"{type(self).__name__}: no part has a sample_rate")
 
     def load_audio(self, path: str | Path) -> Tensor:
-        """Read a local file as float32 ``[time]`` at the system's rate, on its device."""
+        """Read a local file as float32 ``[time]`` at the system's own rate."""
         return read_audio(path, self.sample_rate)[0].to(self.device)
 
     def __getstate__(self) -> dict[str, Any]:

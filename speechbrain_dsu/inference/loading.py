@@ -29,6 +29,7 @@ from speechbrain_dsu.inference.safe_yaml import (
     PLAIN_TAGS,
     check_reference,
     check_text,
+    is_plain,
     parse_tuple,
     place,
 )
@@ -192,7 +193,9 @@ class _Builder:
             value = self.scalars.construct_object(node)
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise DsuError(f"{where}: {node.value!r}: {error}") from None
-        return parse_tuple(value, where) if isinstance(value, str) else value
+        if isinstance(value, str) and is_plain(node):
+            return parse_tuple(value, where)
+        return value
 
     def _call(self, cls: type, node: Node, tag: str, where: str) -> Any:
         args, kwargs = self._arguments(node, tag, where)

@@ -106,7 +106,9 @@ class _Checker:
 
     def _check_tag(self, node: Node, where: str, folder: Path, chain: tuple) -> None:
         tag = str(node.tag)
-        if tag in (STRING, "!tuple") and isinstance(node, ScalarNode):
+        if tag == "!tuple" or (tag == STRING and is_plain(node)):
+            if not isinstance(node, ScalarNode):
+                raise refuse(where, tag, "a tuple is written as (1, 2)")
             parse_tuple(node.value, where)
         elif tag in PLAIN_TAGS or tag == "!PLACEHOLDER":
             return
@@ -148,6 +150,15 @@ class _Checker:
         self.check(node, str(path), path.parent, (*chain, path.resolve()))
 
 
+def is_plain(node: Node) -> bool:
+    """Whether a scalar stands without quotes: only then ``(1, 2)`` is a tuple.
+
+    HyperPyYAML agrees from its second file on; in the first one that a process loads
+    it takes quoted brackets for a tuple, too.
+    """
+    return isinstance(node, ScalarNode) and not node.style
+
+
 def parse_tuple(text: str, where: str) -> str | tuple:
     """HyperPyYAML's implicit tuple: ``(3, 4)`` as a tuple, other strings unchanged.
 
@@ -168,14 +179,15 @@ def parse_tuple(text: str, where: str) -> str | tuple:
     except (YAMLError, RecursionError):
         return text
     items = node.value if isinstance(node, SequenceNode) else []
-    for item in items:
-        parts = item.value if isinstance(item, SequenceNode) else [item]
-        for part in parts:
-            if str(part.tag) not in PLAIN_TAGS:
-                shown = str(part.tag).replace(_STANDARD, "!!")
-                raise refuse(where, shown, "a tag inside a tuple")
-            if not isinstance(part, ScalarNode):
-                return text
+    inner = [i for item in items for i in item.value if isinstance(item, SequenceNode)]
+    for part in (*items, *inner):
+        tag = str(getattr(part, "tag", ""))
+        if tag not in PLAIN_TAGS:
+            raise refuse(where, tag.replace(_STANDARD, "!!"), "a tag inside a tuple")
+    if not all(isinstance(part, ScalarNode) for part in inner):
+        return text
+    if any(isinstance(item, MappingNode) for item in items):
+        return text
     return tuple(parser.constructor.construct_object(item, deep=True) for item in items)
 
 
@@ -200,7 +212,7 @@ def _check_arguments(node: Node, where: str, tag: str) -> None:
 
 
 def _literals(node: Node, depth: int = 0) -> Any:
-    """The literal strings under a node, in plain containers (nested tags: elsewhere)."""
+    """The literal strings under a node, in plain containers; not those of tags."""
     if depth > MAX_DEPTH or (depth and str(node.tag) not in PLAIN_TAGS):
         return None
     if isinstance(node, MappingNode):

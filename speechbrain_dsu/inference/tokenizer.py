@@ -90,7 +90,7 @@ class UnitTokenizer(Interface):
     decode_batch = decode
 
     def decode_file(self, tokens: Tokens, out: str | Path, **conditions) -> None:
-        """Write the speech of one item's tokens as a file; its suffix says the format."""
+        """Write the speech of one item's tokens; the suffix says the format."""
         if len(tokens) != 1:
             raise DsuError(
                 f"{out}: one file takes the tokens of one item, got {len(tokens)}: "
