@@ -129,7 +129,8 @@ def test_model_files_come_back(small, tmp_path):
 
 
 def test_batches_of_ragged_items(small):
-    items = [torch.as_tensor(u[:n]) for u, n in zip(markov(20, 3, 40), (40, 7, 0))]
+    rows = markov(20, 3, 40)
+    items = [torch.as_tensor(row[:n]) for row, n in zip(rows, (40, 7, 0), strict=True)]
     units = torch.full((3, 40), 99)  # behind the end: not read
     for row, item in zip(units, items, strict=True):
         row[: len(item)] = item

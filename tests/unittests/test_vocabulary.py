@@ -1,4 +1,4 @@
-"""Ids of a sequence model: one owner, no overlap, no id lost or passed on by mistake."""
+"""Ids of a sequence model: one owner, no overlap, none lost or taken for another."""
 
 import json
 
