@@ -145,6 +145,11 @@ class Tokenizer(nn.Module):
         return self.lookahead == 0
 
     @property
+    def exact_long(self) -> bool:
+        """Whether ``encode_long`` gives the tokens of one pass."""
+        return None not in self.receptive_field
+
+    @property
     def fingerprint(self) -> str:
         """Content hash of everything that decides the ids; equal after a reload."""
         key = state_versions(self)

@@ -72,6 +72,16 @@ class FeatureTokenizer(Tokenizer):
         self.quantizer = quantizer
         self.vocoder = vocoder
 
+    @property
+    def exact_long(self) -> bool:
+        """Whether ``encode_long`` gives the tokens of one pass."""
+        return super().exact_long or self._two_passes
+
+    @property
+    def _two_passes(self) -> bool:
+        # Statistics of the utterance can be summed up before they are used.
+        return getattr(self.features, "normalize", None) == "utterance"
+
     def count_frames(self, n_samples: int) -> int:
         """Frames of the front end."""
         return self.features.num_frames(n_samples)
@@ -85,7 +95,7 @@ class FeatureTokenizer(Tokenizer):
     def _encode_chunks(
         self, reader: AudioReader, keep: int, chunk_seconds: float
     ) -> Iterator[Tensor]:
-        if getattr(self.features, "normalize", None) != "utterance":
+        if not self._two_passes:
             yield from super()._encode_chunks(reader, keep, chunk_seconds)
             return
         # Statistics of the utterance are not local: one pass to sum them up, one

@@ -1,0 +1,65 @@
+"""Every tokenizer that the contract is tested on.
+
+A case builds a small tokenizer and names the YAML that builds it again. Models of
+third parties have random weights: the contract does not ask for good units.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from hyperpyyaml import load_hyperpyyaml
+
+from speechbrain_dsu.inference.flatten import flatten_yaml
+from speechbrain_dsu.tokenizers.base import Tokenizer
+from speechbrain_dsu.utils.audio import read_audio
+from speechbrain_dsu.utils.paths import bundles_dir, hparams_dir
+
+CLIP = bundles_dir() / "speech.wav"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A tokenizer under test: ``build()`` and the flat YAML of the same system."""
+
+    build: Callable[[], Tokenizer]
+    yaml: Callable[[], str]
+
+
+def fit_on_clip(tokenizer: Tokenizer) -> Tokenizer:
+    """Centres from frames of the bundled clip: spread out, and the same every time."""
+    features, quantizer = tokenizer.features, tokenizer.quantizer
+    wav = read_audio(CLIP, features.sample_rate)[0].unsqueeze(0)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        if getattr(features, "normalize", None) == "global":
+            frames = features.frames(wav)[0]
+            features.set_statistics(frames.mean(0), frames.std(0))
+        frames = features(wav)[0]
+        groups, size, dim = quantizer.centers.shape
+        picks = torch.randint(len(frames), (groups, size), generator=generator)
+        slices = frames.view(len(frames), groups, dim)
+        centers = torch.stack([slices[picks[g], g] for g in range(groups)])
+        noise = torch.randn(centers.shape, generator=generator)
+        quantizer.set_centers(centers + 0.3 * frames.std() * noise)
+    return tokenizer
+
+
+def system(name: str, fit: bool) -> Case:
+    """A case from a YAML in ``hparams/systems/tokenizers``."""
+    path: Path = hparams_dir() / "systems" / "tokenizers" / f"{name}.yaml"
+
+    def build() -> Tokenizer:
+        with open(path, encoding="utf-8") as file:
+            tokenizer = load_hyperpyyaml(file)["tokenizer"].eval()
+        return fit_on_clip(tokenizer) if fit else tokenizer
+
+    return Case(build, lambda: flatten_yaml(path))
+
+
+CASES: dict[str, Case] = {
+    "dmel": system("dmel", fit=False),
+    "mfcc_kmeans": system("mfcc_kmeans", fit=True),
+    "logmel_kmeans": system("logmel_kmeans", fit=True),
+}
