@@ -177,7 +177,9 @@ def argument_problem(
     """Why a constructor argument of a bundle is refused, or None.
 
     A bundle is closed: its parts get numbers, words and settings, never a path, an
-    address or a Hub id to read something from.
+    address or a Hub id to read something from. Adapters of other packages' models
+    therefore take ``config: dict``, written out in the YAML; their
+    ``from_pretrained`` is a class method, which ``!new:`` can't reach.
 
     Example
     -------

@@ -68,8 +68,9 @@ def place(node: Node, name: str) -> str:
 class _Checker:
     """One walk over a file's nodes and, if allowed, over the files it includes."""
 
-    def __init__(self, root: Path | None):
+    def __init__(self, root: Path | None, climb: bool = False):
         self.root = root
+        self.climb = climb
         self.files = 0
         self.visited: set[int] = set()
         self.kept: list[Node] = []
@@ -131,7 +132,8 @@ class _Checker:
         if self.root is None:
             raise refuse(where, what, "a bundle's YAML is one flat file")
         parts = re.split(r"[/\\]", target)
-        if not target or target[0] in "/\\~" or ":" in target or ".." in parts:
+        up = ".." in parts and not self.climb
+        if not target or target[0] in "/\\~" or ":" in target or up:
             raise refuse(where, what, "only files beside or below this one are read")
         path = (folder / target).resolve()
         if not path.is_relative_to(self.root.resolve()):
@@ -257,8 +259,9 @@ def check_yaml(path: str | Path, root: str | Path | None = None) -> None:
     path : str or Path
         The file.
     root : str or Path, optional
-        The folder that includes must stay in; the file's own by default. Symbolic
-        links are followed before the comparison.
+        The folder that includes must stay in, where ``..`` may then be used; by
+        default the file's own, without ``..``. Symbolic links are followed before
+        the comparison.
 
     Raises
     ------
@@ -277,4 +280,5 @@ def check_yaml(path: str | Path, root: str | Path | None = None) -> None:
     path = Path(path)
     if not path.is_file():
         raise DsuError(f"{path}: there is no such YAML file")
-    _Checker(Path(root) if root is not None else path.parent).check_file(path)
+    checker = _Checker(path.parent if root is None else Path(root), root is not None)
+    checker.check_file(path)

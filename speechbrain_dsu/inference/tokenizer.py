@@ -56,7 +56,8 @@ class UnitTokenizer(Interface):
         AudioError
             If the file is missing, damaged or not audio.
         """
-        return self.mods.tokenizer.encode_long(path, n_codebooks=n_codebooks)
+        with self.inference_ctx:
+            return self.mods.tokenizer.encode_long(path, n_codebooks=n_codebooks)
 
     def encode_batch(
         self,
@@ -70,7 +71,8 @@ class UnitTokenizer(Interface):
         Audio of another ``sample_rate`` is resampled; without it, ``wavs`` are taken
         to have the tokenizer's.
         """
-        return self.mods.tokenizer.encode(wavs, lens, sample_rate, n_codebooks)
+        with self.inference_ctx:
+            return self.mods.tokenizer.encode(wavs, lens, sample_rate, n_codebooks)
 
     def forward(self, wavs: Tensor, lens: Tensor | None = None, **options) -> Tokens:
         """The same as ``encode_batch``."""
@@ -85,7 +87,8 @@ class UnitTokenizer(Interface):
             If the tokens are another tokenizer's (the message names both), or there
             is no vocoder.
         """
-        return self.mods.tokenizer.decode(tokens, **conditions)
+        with self.inference_ctx:
+            return self.mods.tokenizer.decode(tokens, **conditions)
 
     decode_batch = decode
 

@@ -1,5 +1,6 @@
 """A YAML file from elsewhere can't run code, and means what HyperPyYAML makes of it."""
 
+import ast
 import random
 import subprocess
 import sys
@@ -10,8 +11,10 @@ import torch
 from hyperpyyaml import load_hyperpyyaml
 
 from speechbrain_dsu.inference.allowlist import (
+    DENIED,
     FUNCTIONS,
     MODULES,
+    PACKAGES,
     UnsafeYamlError,
     argument_problem,
     resolve_callable,
@@ -21,8 +24,10 @@ from speechbrain_dsu.inference.flatten import flatten_yaml
 from speechbrain_dsu.inference.loading import arithmetic, load_yaml
 from speechbrain_dsu.inference.safe_yaml import check_text, check_yaml
 from speechbrain_dsu.utils.errors import DsuError
+from speechbrain_dsu.utils.paths import hparams_dir
 
 UNSAFE = Path(__file__).parent.parent / "fixtures" / "unsafe"
+SYSTEMS = sorted((hparams_dir() / "systems").rglob("*.yaml"))
 FILES = sorted(path.name for path in UNSAFE.glob("*.yaml"))
 # Harmless until references are followed: refused while building, not by the walk.
 LATE = {
@@ -228,7 +233,49 @@ def test_includes_stay_inside(tmp_path, canary):
     main.write_text("a: !include:blocks/up.yaml\n")
     with pytest.raises(UnsafeYamlError, match="beside or below"):
         check_yaml(main)
+    # With a root of its own, `..` counts by where it leads.
+    main.write_text("a: 1\n")
+    check_yaml(inside / "blocks" / "up.yaml", root=inside)
+    with pytest.raises(UnsafeYamlError, match="leads out of"):
+        check_yaml(inside / "blocks" / "up.yaml", root=inside / "blocks")
     assert not canary.exists()
+
+
+@pytest.mark.parametrize("path", SYSTEMS, ids=lambda path: path.stem)
+def test_our_own_systems_pass(path):
+    check_yaml(path, root=hparams_dir())
+    assert check_text(flatten_yaml(path))
+
+
+def constructors():
+    """``__init__`` of every class of ours that a bundle may build."""
+    package = Path(__file__).parent.parent.parent
+    for room in PACKAGES:
+        if not room.startswith("speechbrain_dsu."):
+            continue
+        for path in sorted((package / room.replace(".", "/")).rglob("*.py")):
+            name = ".".join(path.relative_to(package).with_suffix("").parts)
+            if any(f"{name}.".startswith(f"{denied}.") for denied in DENIED):
+                continue
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.ClassDef):
+                    for part in node.body:
+                        if getattr(part, "name", "") == "__init__":
+                            yield f"{name}.{node.name}", part
+
+
+def test_our_constructors_read_no_files():
+    """Parts of a bundle get settings, not sources: see ``argument_problem``."""
+    readers = {"open", "load", "from_pretrained", "load_file", "hf_hub_download"}
+    seen = 0
+    for name, init in constructors():
+        seen += 1
+        for argument in (*init.args.args, *init.args.kwonlyargs):
+            assert not argument_problem(argument.arg, "x"), (name, argument.arg)
+        calls = [node.func for node in ast.walk(init) if isinstance(node, ast.Call)]
+        names = {getattr(call, "attr", getattr(call, "id", "")) for call in calls}
+        assert not names & readers, (name, names & readers)
+    assert seen > 5
 
 
 @pytest.mark.parametrize(
