@@ -1,0 +1,1 @@
+"""Training by procedure: clustering, adversarial codecs, sequences of units."""
