@@ -142,8 +142,10 @@ def resolve_class(name: str, where: str, tag: str = "!new:") -> type:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name and not module_name.startswith(error.name):
-            raise
+        if error.name and not f"{module_name}.".startswith(f"{error.name}."):
+            raise DsuError(
+                f"{where}: {what} needs the package '{error.name}': pip install it"
+            ) from error
         raise refuse(where, what, f"there is no module {module_name}") from None
     found = getattr(module, attribute, None)
     if not inspect.isclass(found):

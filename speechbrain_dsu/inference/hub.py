@@ -252,16 +252,30 @@ def _install(
                 raise DsuError(f"{repo_id} at {commit}: {file.part}: {file.why}")
         # What the download tool left behind is not a part of the bundle.
         shutil.rmtree(part / ".cache", ignore_errors=True)
-        if folder.exists():
-            shutil.rmtree(folder)
-        part.rename(folder)
+        _settle(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     if revision != commit:
         reference = home / "refs" / quote(revision, safe="")
         reference.parent.mkdir(exist_ok=True)
-        reference.write_text(commit)
+        fresh = reference.with_name(f".{os.getpid()}")
+        fresh.write_text(commit)
+        fresh.replace(reference)
     return folder
+
+
+def _settle(part: Path, folder: Path) -> None:
+    """Put a fetched commit in its place, unless another process was faster."""
+    if (folder / mf.MANIFEST).is_file():
+        manifest = mf.read_manifest(folder)
+        if all(file.ok for file in mf.check_files(folder, manifest)):
+            return
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        part.rename(folder)
+    except OSError:
+        if not (folder / mf.MANIFEST).is_file():
+            raise
 
 
 def push_bundle(

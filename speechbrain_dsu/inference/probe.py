@@ -42,7 +42,8 @@ def runner_of(modules: Mapping[str, nn.Module], interface: str) -> Runner:
     """
     if "tokenizer" in modules and hasattr(modules["tokenizer"], "encode"):
         return run_tokenizer
-    if not re.fullmatch(r"speechbrain_dsu\.inference\.[a-z]\w*\.[A-Z]\w*", interface):
+    pattern = r"speechbrain_dsu\.inference\.[a-z]\w*\.[A-Z]\w*"
+    if not re.fullmatch(pattern, str(interface), re.ASCII):
         raise DsuError(f"the interface {interface!r} is not one of speechbrain_dsu")
     module, _, name = interface.rpartition(".")
     try:

@@ -206,6 +206,15 @@ def test_a_file_changed_on_the_way(stub, published, tmp_path):
     assert list(home.iterdir()) == []
 
 
+def test_a_damaged_copy_is_named_and_repaired(stub):
+    folder = fetch_bundle("me/one")
+    (folder / "model.safetensors").write_bytes(b"x")
+    with pytest.raises(DsuError, match=r"model\.safetensors: 1 bytes"):
+        UnitTokenizer.from_hparams("me/one", run_opts=CPU)
+    fetch_bundle("me/one", refresh=True)
+    UnitTokenizer.from_hparams("me/one", run_opts=CPU)
+
+
 def test_a_manifest_that_names_code(stub, published, tmp_path):
     bad = Path(shutil.copytree(published["one"], tmp_path / "bad"))
     manifest = json.loads((bad / "manifest.json").read_text())
