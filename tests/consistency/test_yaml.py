@@ -1,0 +1,77 @@
+"""Every YAML that ships loads, says what it is, and stays short."""
+
+import re
+
+import pytest
+import torch
+from hyperpyyaml import load_hyperpyyaml
+
+from speechbrain_dsu.inference.flatten import flatten_yaml
+from speechbrain_dsu.inference.loading import load_yaml
+from speechbrain_dsu.utils.fingerprint import module_fingerprint
+from speechbrain_dsu.utils.paths import bundles_dir, hparams_dir, shipped_bundles
+
+BLOCKS = sorted((hparams_dir() / "blocks").rglob("*.yaml"))
+SYSTEMS = sorted((hparams_dir() / "systems").rglob("*.yaml"))
+
+
+def name(path):
+    return str(path.relative_to(hparams_dir()))
+
+
+def load(path):
+    with open(path, encoding="utf-8") as file:
+        return load_hyperpyyaml(file)
+
+
+@pytest.mark.parametrize("path", BLOCKS, ids=name)
+def test_a_block_is_one_object_that_refuses_a_misspelt_override(path, tmp_path):
+    text = path.read_text(encoding="utf-8")
+    root = next(line for line in text.splitlines() if line and line[0] != "#")
+    assert root.startswith("!new:"), f"{path}: the root of a block is an object"
+    user = tmp_path / "user.yaml"
+    user.write_text(f"block: !include:{path}\n    misspelt_option: 1\n")
+    with pytest.raises((TypeError, ValueError), match="misspelt_option"):
+        load(user)
+    user.write_text(f"block: !include:{path}\n")
+    assert isinstance(load(user)["block"], torch.nn.Module)
+
+
+@pytest.mark.parametrize("path", SYSTEMS, ids=name)
+def test_a_system_says_what_it_is_in_few_lines(path):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 80, f"{path}: {len(lines)} lines"
+    for key in ("title", "id", "family", "source", "checked"):
+        assert any(re.match(rf"# {key}: \S", line) for line in lines), (path, key)
+    family = next(line for line in lines if line.startswith("# family:")).split()[-1]
+    assert family == path.parent.name
+
+
+@pytest.mark.parametrize("path", SYSTEMS, ids=name)
+def test_a_system_means_the_same_flat_and_safely_loaded(path):
+    torch.manual_seed(0)
+    plain = load(path)["modules"]
+    safe = load_yaml(flatten_yaml(path))["modules"]
+    assert set(plain) == set(safe)
+    for key, module in plain.items():
+        safe[key].load_state_dict(module.state_dict())
+        assert module_fingerprint(safe[key]) == module_fingerprint(module)
+
+
+def test_ids_of_systems_are_unique():
+    ids = [
+        re.search(r"# id: (\S+)", path.read_text(encoding="utf-8")).group(1)
+        for path in SYSTEMS
+    ]
+    assert len(ids) == len(set(ids)) > 0
+
+
+def test_shipped_bundles_are_small_and_whole():
+    from speechbrain_dsu.inference.bundles import verify_bundle
+
+    assert {"dmel", "mfcc-k100", "logmel-k100"} <= set(shipped_bundles())
+    for bundle in shipped_bundles():
+        folder = bundles_dir() / bundle
+        assert sum(file.stat().st_size for file in folder.iterdir()) < 10e6
+        parts = verify_bundle(folder)
+        assert all(part.ok for part in parts), [p for p in parts if not p.ok]
