@@ -1,0 +1,1 @@
+"""Data in and out: manifests, the tokenizing job and the token store."""
