@@ -20,12 +20,15 @@ EXTRAS["dev"] = [
     *EXTRAS["hf"],
     *EXTRAS["eval"],
     *EXTRAS["onnx"],
+    # Peers that tests and benchmarks compare with.
+    "encodec",
+    "scikit-learn",
+    "vector-quantize-pytorch",
     "hypothesis",
     "pandas",
     "pytest",
     "pytest-xdist",
     "ruff",
-    "scikit-learn",
 ]
 
 setup(
