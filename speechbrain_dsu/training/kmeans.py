@@ -242,7 +242,7 @@ class _Run:
     def _generator(self, epoch: int) -> torch.Generator:
         """Fresh for every pass, so that a resumed run draws the same numbers."""
         generator = torch.Generator(self.sample.device)
-        return generator.manual_seed(self.config["seed"] * 1_000_003 + epoch)
+        return generator.manual_seed((self.config["seed"] * 1_000_003 + epoch) % 2**63)
 
     def _bar(self, title: str) -> tqdm:
         hidden = not self.progress or rank() != 0

@@ -245,7 +245,9 @@ def _random_keys(places: Tensor, seed: int) -> Tensor:
     Source: Steele, Lea and Flood, "Fast splittable pseudorandom number generators",
     OOPSLA 2014. int64 products wrap, which is what is wanted.
     """
-    mixed = (places + 1) * -7046029254386353131 + (seed + 1) * 0x5851F42D4C957F2D
+    # Python's integers do not wrap by themselves.
+    salt = ((seed + 1) * 0x5851F42D4C957F2D + 2**63) % 2**64 - 2**63
+    mixed = (places + 1) * -7046029254386353131 + salt
     mixed = (mixed ^ _shift(mixed, 30)) * -4658895280553007687
     mixed = (mixed ^ _shift(mixed, 27)) * -7723592293110705685
     return _shift(mixed ^ _shift(mixed, 31), 1)

@@ -1,0 +1,1 @@
+"""scikit-learn: k-means models that others saved as pickles."""
