@@ -224,6 +224,9 @@ def _write(
     (part / mf.CARD).write_text(make_card(manifest), "utf-8")
     manifest["files"] = mf.file_entries(part)
     mf.write_manifest(part, manifest)
+    for file in part.iterdir():
+        # safetensors writes files that only their owner can read.
+        file.chmod(0o644)
 
 
 def _put(part: Path, out: Path) -> None:
