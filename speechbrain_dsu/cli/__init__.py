@@ -1,0 +1,1 @@
+"""The ``dsu`` command: a thin skin of arguments and printing over the library."""

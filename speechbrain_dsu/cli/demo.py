@@ -1,0 +1,38 @@
+"""Listen to what tokenizers keep: one HTML page with audio, pictures and numbers."""
+
+import argparse
+
+from speechbrain_dsu.cli import common
+
+HELP = "hear and see what tokenizers keep"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``dsu demo``."""
+    parser.add_argument(
+        "file", metavar="FILE", nargs="?", help="a recording; a shipped one by default"
+    )
+    parser.add_argument("--out", default="demo-output", help="folder of the page")
+    parser.add_argument(
+        "--tokenizer",
+        action="append",
+        metavar="NAME",
+        help="may be given several times; all shipped bundles by default",
+    )
+    common.add_device_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the page and print its table."""
+    from speechbrain_dsu.evaluation.demo import run_demo
+    from speechbrain_dsu.evaluation.report import format_table
+    from speechbrain_dsu.utils.paths import shipped_bundles
+
+    names = args.tokenizer or shipped_bundles()
+    tokenizers = {
+        name: common.load_tokenizer(name, device=args.device) for name in names
+    }
+    rows = run_demo(args.file, args.out, tokenizers)
+    print(format_table(rows))
+    print(f"page: {args.out}/index.html")
+    return 0

@@ -1,0 +1,92 @@
+"""Seal a training run as a bundle that from_hparams, tokenize and push take.
+
+RUN is the output folder of a recipe: hyperparams.yaml with a 'modules' mapping, and
+checkpoints in save/, in which each module has a file <name>.ckpt.
+"""
+
+import argparse
+from pathlib import Path
+
+from speechbrain_dsu.utils.errors import DsuError
+
+HELP = "a training run to a bundle"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``dsu export``."""
+    parser.add_argument("run_folder", metavar="RUN", help="output folder of a recipe")
+    parser.add_argument("out", metavar="DIR", help="folder of the bundle")
+    parser.add_argument(
+        "--system", metavar="YAML", help="system file (RUN/hyperparams.yaml)"
+    )
+    parser.add_argument("--min-key", help="take the checkpoint where it is lowest")
+    parser.add_argument("--max-key", help="take the checkpoint where it is highest")
+    parser.add_argument(
+        "--licence", default="unspecified", help="of the weights (SPDX name)"
+    )
+    parser.add_argument("--training-data", help="for the card")
+    parser.add_argument("--language", help="for the card")
+    parser.add_argument("--half", action="store_true", help="store float16 weights")
+    parser.add_argument("--overwrite", action="store_true", help="replace a bundle")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Load the checkpoint strictly and seal it."""
+    from speechbrain_dsu.inference.bundles import save_bundle
+    from speechbrain_dsu.inference.flatten import flatten_yaml
+    from speechbrain_dsu.inference.loading import load_yaml
+
+    folder = Path(args.run_folder)
+    path = Path(args.system or folder / "hyperparams.yaml")
+    if not path.is_file():
+        raise DsuError(f"{path}: no such file; name the system with --system")
+    text = flatten_yaml(path)
+    modules = load_yaml(text, name=str(path)).get("modules")
+    if not modules:
+        raise DsuError(f"{path}: has no 'modules' mapping")
+    checkpoint = _checkpoint(folder, args.min_key, args.max_key)
+    for name, module in modules.items():
+        _load(module, name, checkpoint)
+    given = {"training_data": args.training_data, "language": args.language}
+    save_bundle(
+        modules,
+        args.out,
+        text,
+        licence={"code": "Apache-2.0", "weights": args.licence},
+        about={key: value for key, value in given.items() if value},
+        half=args.half,
+        overwrite=args.overwrite,
+    )
+    print(f"{args.out}: from {checkpoint}")
+    return 0
+
+
+def _checkpoint(folder: Path, min_key: str | None, max_key: str | None) -> Path:
+    from speechbrain.utils.checkpoints import Checkpointer
+
+    save = folder / "save"
+    if not save.is_dir():
+        raise DsuError(f"{save}: no such folder; is {folder} the output of a recipe?")
+    found = Checkpointer(save).find_checkpoint(min_key=min_key, max_key=max_key)
+    if found is None:
+        key = min_key or max_key
+        raise DsuError(
+            f"{save}: no checkpoint" + (f" with the key '{key}'" * bool(key))
+        )
+    return Path(found.path)
+
+
+def _load(module, name: str, checkpoint: Path) -> None:
+    import torch
+
+    if not module.state_dict():
+        return
+    path = checkpoint / f"{name}.ckpt"
+    if not path.is_file():
+        there = sorted(file.stem for file in checkpoint.glob("*.ckpt"))
+        raise DsuError(f"{checkpoint}: no '{name}.ckpt', there are {there}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        module.load_state_dict(state)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise DsuError(f"{path}: does not fit: {str(error).splitlines()[-1]}") from None
