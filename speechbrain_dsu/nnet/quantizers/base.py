@@ -53,6 +53,30 @@ class Quantizer(nn.Module):
         super().__init__()
         self.dim = dim
         self.codebook_sizes = tuple(codebook_sizes)
+        self.frozen = False
+
+    def freeze(self, frozen: bool = True) -> "Quantizer":
+        """Keep codebooks and statistics as they are, in training mode too.
+
+        Arguments
+        ---------
+        frozen : bool
+            False undoes it.
+
+        Returns
+        -------
+        Quantizer
+            This quantizer; gradients still pass through it to the latents.
+        """
+        for module in self.modules():
+            if isinstance(module, Quantizer):
+                module.frozen = frozen
+        return self.requires_grad_(not frozen)
+
+    @property
+    def learning(self) -> bool:
+        """Whether a forward pass may change codebooks and statistics."""
+        return self.training and not self.frozen
 
     def extra_repr(self) -> str:
         """Settings that decide the codes; part of the fingerprint."""
