@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from speechbrain_dsu import __version__
 from speechbrain_dsu.training.kmeans_state import (
     check_same_run,
     load_state,
@@ -204,12 +205,10 @@ class _Run:
 
     def record(self) -> dict[str, Any]:
         """What the fit was and how well it went."""
-        import speechbrain_dsu
-
         versions = {
             "python": platform.python_version(),
             "torch": torch.__version__,
-            "speechbrain_dsu": getattr(speechbrain_dsu, "__version__", "unknown"),
+            "speechbrain_dsu": __version__,
         }
         last = self.history[-1]
         return {
