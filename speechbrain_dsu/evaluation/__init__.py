@@ -1,0 +1,1 @@
+"""Looking on: rates, resynthesis, claims and the pages that report them."""
