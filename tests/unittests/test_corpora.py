@@ -499,26 +499,27 @@ def test_corpora_are_balanced_by_seconds(one, two, seconds):
         name: {f"{name}{i}": {"wav": f"{name}{i}", "duration": d} for i, d in items}
         for name, items in (("a", enumerate(one)), ("b", enumerate(two)))
     }
-    files = corpora.balanced_files(made, seconds)
+    items = corpora.balanced_items(made, seconds)
+    assert len({item.id for item in items}) == len(items)
     target = seconds or min(sum(one), sum(two))
     for name, manifest in made.items():
-        drawn = [f for f in files if f.startswith(name)]
-        total = math.fsum(manifest[f]["duration"] for f in drawn)
+        drawn = [item.path for item in items if item.id.startswith(f"{name}/")]
+        total = math.fsum(manifest[path]["duration"] for path in drawn)
         longest = max(entry["duration"] for entry in manifest.values())
         assert abs(total - target) <= longest / 2 + 1e-6
         # Nobody comes a second time before everybody came once.
-        times = [drawn.count(f) for f in manifest]
+        times = [drawn.count(path) for path in manifest]
         assert max(times) - min(times) <= 1
-    assert files == corpora.balanced_files(made, seconds)
+    assert items == corpora.balanced_items(made, seconds)
 
 
 def test_balancing_needs_audio():
     full = {"a": {"wav": "a", "duration": 1.0}}
     with pytest.raises(DsuError, match=r"\['empty'\]"):
-        corpora.balanced_files({"full": full, "empty": {}})
+        corpora.balanced_items({"full": full, "empty": {}})
     for seconds in (0, -1, math.nan):
         with pytest.raises(DsuError, match="positive"):
-            corpora.balanced_files({"full": full}, seconds)
+            corpora.balanced_items({"full": full}, seconds)
 
 
 def test_real_corpora(speech_data, tmp_path):

@@ -8,11 +8,11 @@ Every corpus becomes ``<name>.json`` files of ``{id: {"wav": "{data_root}/...",
 from speechbrain_dsu.dataio.corpora.fsdd import prepare_fsdd
 from speechbrain_dsu.dataio.corpora.librispeech import prepare_librispeech
 from speechbrain_dsu.dataio.corpora.ljspeech import prepare_ljspeech
-from speechbrain_dsu.dataio.corpora.mixing import balanced_files, read_manifest
+from speechbrain_dsu.dataio.corpora.mixing import balanced_items, read_manifest
 from speechbrain_dsu.dataio.corpora.vctk import prepare_vctk
 
 __all__ = [
-    "balanced_files",
+    "balanced_items",
     "prepare_fsdd",
     "prepare_librispeech",
     "prepare_ljspeech",

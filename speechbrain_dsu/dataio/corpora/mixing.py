@@ -1,10 +1,12 @@
-"""Several corpora as one list of files in which each has the same weight."""
+"""Several corpora as one list of recordings in which each has the same weight."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from speechbrain_dsu.dataio.corpora.manifests import seeded_rank
+from speechbrain_dsu.dataio.manifest import AudioItem
 from speechbrain_dsu.utils.errors import DsuError
 
 
@@ -35,12 +37,12 @@ def read_manifest(path: str | Path, data_folder: str | Path) -> dict[str, dict]:
     return load_data_json(str(path), {"data_root": str(data_folder)})
 
 
-def balanced_files(
+def balanced_items(
     corpora: Mapping[str, Mapping[str, Mapping[str, Any]]],
     seconds: float | None = None,
     seed: int = 1234,
-) -> list[str]:
-    """Audio files such that every corpus has about the same seconds.
+) -> list[AudioItem]:
+    """Recordings such that every corpus has about the same seconds.
 
     Each corpus is drawn from in a seeded order, whole utterances at a time, until
     ``seconds`` are full; a corpus that has less starts again from its first file, so
@@ -57,8 +59,9 @@ def balanced_files(
 
     Returns
     -------
-    list of str
-        Paths, mixed in the seeded order.
+    list of AudioItem
+        With ids ``corpus/utterance``, and ``corpus/utterance#2`` and so on for
+        further turns.
 
     Raises
     ------
@@ -67,11 +70,13 @@ def balanced_files(
 
     Example
     -------
-    >>> long = {f"l{i}": {"wav": f"l{i}.wav", "duration": 2.0} for i in range(9)}
-    >>> short = {f"s{i}": {"wav": f"s{i}.wav", "duration": 1.0} for i in range(4)}
-    >>> files = balanced_files({"long": long, "short": short})
-    >>> [sum(f.startswith(x) for f in files) for x in "ls"]
-    [2, 4]
+    >>> long = {f"u{i}": {"wav": f"l{i}.wav", "duration": 2.0} for i in range(9)}
+    >>> short = {"a": {"wav": "a.wav", "duration": 1.0}}
+    >>> for item in balanced_items({"long": long, "short": short}, seconds=2):
+    ...     print(item.id, item.path)
+    long/u2 l2.wav
+    short/a a.wav
+    short/a#2 a.wav
     """
     totals = {
         name: sum(entry["duration"] for entry in manifest.values())
@@ -83,25 +88,27 @@ def balanced_files(
     target = min(totals.values()) if seconds is None else seconds
     if not target > 0:
         raise DsuError(f"seconds={seconds}: give a positive number of seconds")
-    chosen: list[tuple[str, str]] = []
-    for name, manifest in corpora.items():
-        chosen += _draw(name, manifest, target, seed)
-    return [path for _, path in sorted(chosen)]
+    return [
+        item
+        for name, manifest in corpora.items()
+        for item in _draw(name, manifest, target, seed)
+    ]
 
 
 def _draw(
     corpus: str, manifest: Mapping[str, Mapping[str, Any]], target: float, seed: int
-) -> Sequence[tuple[str, str]]:
-    """``(rank, path)`` of utterances until ``target`` is nearest."""
-    ranked = sorted((seeded_rank(f"{corpus}/{name}", seed), name) for name in manifest)
-    drawn, total, turn = [], 0.0, 0
-    while True:
-        for rank, name in ranked:
+) -> list[AudioItem]:
+    """Utterances in seeded order until ``target`` is nearest."""
+    order = sorted(manifest, key=lambda name: seeded_rank(f"{corpus}/{name}", seed))
+    drawn, total = [], 0.0
+    for turn in count(1):
+        suffix = f"#{turn}" if turn > 1 else ""
+        for name in order:
             length = manifest[name]["duration"]
             # Stops on the side that is nearer, so that corpora of long and of short
             # utterances come out alike.
             if total + length / 2 > target:
                 return drawn
-            drawn.append((f"{turn}:{rank}", manifest[name]["wav"]))
+            drawn.append(AudioItem(f"{corpus}/{name}{suffix}", manifest[name]["wav"]))
             total += length
-        turn += 1
+    return drawn
