@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from typing import Any
 from speechbrain_dsu.utils.audio import AUDIO_SUFFIXES
 from speechbrain_dsu.utils.errors import DsuError
 
-_ROOT = "{data_root}"
+# JSON manifests have {data_root}, CSV ones $data_root; recipes also say data_folder.
+_ROOT = re.compile(r"\{data_(?:root|folder)\}|\$data_(?:root|folder)\b")
 
 
 @dataclass(frozen=True, order=True)
@@ -62,7 +64,8 @@ def read_items(
     source : str or Path
         File, folder or manifest.
     data_root : str or Path, optional
-        Replaces ``{data_root}`` in a manifest.
+        Replaces ``{data_root}`` (in CSV files ``$data_root``) in a manifest, also
+        under the name ``data_folder``.
     column : str
         Key or column of the audio in a manifest.
 
@@ -233,10 +236,12 @@ def _item(
         )
     if not item_id:
         raise DsuError(f"{where}: the id is empty")
-    if _ROOT in audio:
+    if _ROOT.search(audio):
         if root is None:
-            raise DsuError(f"{where}: needs data_root, to replace {_ROOT} in {audio}")
-        audio = audio.replace(_ROOT, str(root))
+            raise DsuError(
+                f"{where}: {audio} needs a data_root (--data-root) to replace"
+            )
+        audio = _ROOT.sub(lambda match: str(root), audio)
     start = _samples(bounds.get("start"), "start", where) or 0
     stop = _samples(bounds.get("stop"), "stop", where)
     if stop is not None and stop <= start:

@@ -6,7 +6,6 @@ corpus job can report it in one line and go on.
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from speechbrain_dsu.utils.errors import DsuError
+from speechbrain_dsu.utils.resampling import resample
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au")
 """File names that a folder is searched for."""
@@ -161,31 +161,6 @@ def _check_wav_is_whole(path: Path, size: int) -> None:
 
 def _reason(error: Exception) -> str:
     return str(error).rsplit(": ", 1)[-1].strip().rstrip(".")
-
-
-@lru_cache(maxsize=8)
-def _resampler(rate_in: int, rate_out: int):
-    from torchaudio.transforms import Resample
-
-    return Resample(rate_in, rate_out)
-
-
-def resample(wav: Tensor, rate_in: int, rate_out: int) -> Tensor:
-    """Change the sample rate of ``[..., time]`` by torchaudio's windowed sinc.
-
-    ``n`` samples become ``ceil(n * rate_out / rate_in)``.
-
-    Example
-    -------
-    >>> resample(torch.zeros(441), 22050, 16000).shape
-    torch.Size([320])
-    """
-    if rate_in == rate_out or wav.shape[-1] == 0:
-        return wav
-    if rate_in < 1 or rate_out < 1:
-        raise DsuError(f"sample rates must be positive, got {rate_in} and {rate_out}")
-    with torch.no_grad():
-        return _resampler(rate_in, rate_out).to(wav.device)(wav)
 
 
 def write_audio(path: str | Path, wav: Tensor, sample_rate: int) -> None:
