@@ -112,6 +112,10 @@ class SSLLayers(nn.Module):
         """Frames of ``n_samples`` samples."""
         return self.encoder.num_frames(n_samples)
 
+    def measure(self, stretches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+        """Statistics of a recording ``[time]`` that comes in stretches."""
+        return signal_statistics(stretch.unsqueeze(0) for stretch in stretches)
+
     def forward(
         self,
         wavs: Tensor,

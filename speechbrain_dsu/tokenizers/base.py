@@ -337,7 +337,10 @@ class Tokenizer(nn.Module):
         """
         total = self.num_frames(reader.n_samples)
         step = max(1, round(chunk_seconds * self.frame_rate))
-        for wav, own in overlapping_chunks(reader, total, self.hop, step, field):
+        # A frame takes min_samples, so that many must follow a chunk's last frame.
+        least = -(-self.min_samples // self.hop)
+        chunks = overlapping_chunks(reader, total, self.hop, step, field, least)
+        for wav, own in chunks:
             yield run(self._fill(wav.to(self.device)).unsqueeze(0))[0, own]
 
     @torch.no_grad()

@@ -101,7 +101,7 @@ def group_items(counts: Sequence[int], mode: Batching, limit: float) -> list[lis
 
 
 def overlapping_chunks(
-    reader: AudioReader, total: int, hop: int, step: int, field: Field
+    reader: AudioReader, total: int, hop: int, step: int, field: Field, least: int = 1
 ) -> Iterator[tuple[Tensor, slice]]:
     """Chunks of a recording with the context that their frames need.
 
@@ -118,6 +118,8 @@ def overlapping_chunks(
     field : (int or None, int or None)
         Receptive field: frame ``t`` depends on samples ``t * hop - left`` up to
         ``t * hop + right``. None: no bound, a quarter of a chunk is taken.
+    least : int
+        Frames of context where there is no bound, however short the chunk.
 
     Yields
     ------
@@ -126,7 +128,8 @@ def overlapping_chunks(
     own : slice
         The frames of ``wav`` that this chunk is for.
     """
-    left, right = (step // 4 if side is None else -(-side // hop) for side in field)
+    open_end = max(least, step // 4)
+    left, right = (open_end if side is None else -(-side // hop) for side in field)
     for first in range(0, total, step):
         last = min(first + step, total)
         begin = max(first - left, 0)

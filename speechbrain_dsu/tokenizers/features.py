@@ -95,6 +95,20 @@ class FeatureTokenizer(Tokenizer):
     def _encode_chunks(
         self, reader: AudioReader, keep: int, chunk_seconds: float
     ) -> Iterator[Tensor]:
+        size = max(1, round(chunk_seconds * self.sample_rate))
+        if getattr(self.features, "normalize_signal", False) and (
+            size < reader.n_samples
+        ):
+            # By the recording's statistics: a silent chunk's own would blow it up.
+            starts = range(0, reader.n_samples, size)
+            found = self.features.measure(reader.read(s, s + size) for s in starts)
+
+            def run_scaled(wavs: Tensor) -> Tensor:
+                return self.quantizer.encode(self.features(wavs, None, found), keep)
+
+            field = self.receptive_field
+            yield from self.chunked(reader, chunk_seconds, field, run_scaled)
+            return
         if not self._two_passes:
             yield from super()._encode_chunks(reader, keep, chunk_seconds)
             return

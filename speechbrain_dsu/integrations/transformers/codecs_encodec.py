@@ -162,9 +162,10 @@ class ChunkedEncodecTokenizer(EncodecTokenizer):
     ``level``; to keep the loudness, take ``encode_with_scales`` and pass the scales to
     ``decode``, which then gives transformers' own audio.
 
-    Where an utterance ends at most 160 samples behind the start of a chunk, zeros are
-    appended until the chunk before is full: otherwise the tokens would not say where
-    a chunk begins (transformers stops with an error in that case).
+    Where an utterance ends at most 320 samples behind the start of a chunk, zeros are
+    appended up to 321: with less the last chunk would end before the one it overlaps,
+    or the one before would not be full and the tokens would not say where chunks begin
+    (transformers stops with an error in these cases).
 
     Arguments
     ---------
@@ -210,10 +211,15 @@ class ChunkedEncodecTokenizer(EncodecTokenizer):
         return True
 
     def _filled(self, n_samples: int) -> int:
-        """Samples including the zeros that fill the last chunk but one."""
+        """Samples including the zeros that make the last chunk reach far enough."""
         chunks = -(-n_samples // self._stride)
-        full = (chunks - 2) * self._stride + (self._frames - 1) * self.hop + 1
-        return max(n_samples, full) if chunks > 1 else n_samples
+        if chunks < 2:
+            return n_samples
+        # The chunk before must be full, and must not end behind the last one.
+        before = (chunks - 2) * self._stride + (self._frames - 1) * self.hop + 1
+        least = -(-(self._frames * self.hop - self._stride) // self.hop)
+        last = (chunks - 1) * self._stride + (least - 1) * self.hop + 1
+        return max(n_samples, before, last)
 
     def count_frames(self, n_samples: int) -> int:
         """Frames of all chunks."""

@@ -211,8 +211,8 @@ def find_folder(source: str | Path, revision: str | None = None) -> Path:
         raise DsuError(f"{source}: no config.json there")
     if not any(folder.glob("*.safetensors")):
         raise DsuError(
-            f"{source}: no *.safetensors there, and pickles are not loaded: convert the "
-            "weights once with transformers' save_pretrained"
+            f"{source}: no *.safetensors there, and pickles are not loaded: convert "
+            "the weights once with transformers' save_pretrained"
         )
     return folder
 
