@@ -14,6 +14,8 @@ from speechbrain_dsu import __version__
 from speechbrain_dsu.utils.errors import DsuError
 
 FORMAT = 1
+# The underscore hides a file from readers of Parquet folders.
+JOB_FILE = "_job.json"
 _KEY = b"speechbrain_dsu"
 # Measured on runs of 500 ids: smaller groups repeat the dictionary of ids, larger
 # ones leave the cache; random access reads one group.
@@ -212,9 +214,6 @@ class ShardWriter:
         writer.add_key_value_metadata({_KEY.decode(): text})
         writer.close()
         put_in_place(self._part, self.path)
-        # Left by processes that were killed while they wrote this shard.
-        for part in self.path.parent.glob(f".{self.path.name}.*.part"):
-            part.unlink(missing_ok=True)
 
     def discard(self) -> None:
         """Leave nothing behind."""
@@ -254,6 +253,17 @@ def _sync(path: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what processes that were killed had not finished writing.
+
+    For folders that hold all their files: a process that still writes one of them
+    finds it in its place.
+    """
+    for pattern in (".tokens-*.part", f".{JOB_FILE}.*.part"):
+        for part in folder.glob(pattern):
+            part.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from speechbrain_dsu.dataio.shards import (
+    JOB_FILE,
     ShardWriter,
     StoreInfo,
     header_info,
@@ -33,8 +34,6 @@ from speechbrain_dsu.dataio.shards import (
 from speechbrain_dsu.tokens.streams import Tokens
 from speechbrain_dsu.utils.errors import DsuError
 
-# The underscore hides a file from readers of Parquet folders.
-JOB_FILE = "_job.json"
 _GROUPS_IN_MEMORY = 8
 
 

@@ -20,14 +20,15 @@ from speechbrain_dsu.dataio.manifest import AudioItem, hash_items, sort_items
 from speechbrain_dsu.dataio.prefetch import Loaded, load_item, prefetch
 from speechbrain_dsu.dataio.shards import (
     FORMAT,
+    JOB_FILE,
     ShardWriter,
     StoreInfo,
     header_info,
     read_header,
     shard_path,
+    sweep,
     write_json,
 )
-from speechbrain_dsu.dataio.token_store import JOB_FILE
 from speechbrain_dsu.utils.errors import DsuError
 from speechbrain_dsu.utils.lengths import pad_stack, relative_lengths
 
@@ -161,6 +162,7 @@ def tokenize_corpus(
     result.run_seconds = time.perf_counter() - started
     result.finished = all(shard_path(out, k).exists() for k in range(job["shards"]))
     if result.finished:
+        sweep(out)
         write_summary(out, job["shards"])
     return result
 
@@ -231,6 +233,11 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             part.training = training
 
 
+def items_at_once(tokenizer: Any) -> int:
+    """How many items are handed to the tokenizer together: one on a CPU."""
+    return 1 if tokenizer.device.type == "cpu" else _ITEMS_AT_ONCE
+
+
 def _bar(total: int, progress: bool | None):
     from tqdm import tqdm
 
@@ -251,8 +258,7 @@ class _Run:
     def all(
         self, indices: list[int], groups: list[list[AudioItem]], workers: int, bar
     ) -> None:
-        on_cpu = self.tokenizer.device.type == "cpu"
-        size = 1 if on_cpu else _ITEMS_AT_ONCE
+        size = items_at_once(self.tokenizer)
         load = partial(
             load_item,
             sample_rate=self.info.sample_rate,
