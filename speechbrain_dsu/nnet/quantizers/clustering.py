@@ -84,7 +84,7 @@ class KMeans(Quantizer):
             raise DsuError("these k-means centres were not fitted or loaded yet")
         keep = self.keep(n_codebooks)
         batch, frames, _ = latents.shape
-        slices = latents.reshape(batch * frames, len(self.centers), -1)
+        slices = latents.reshape(batch * frames, *self.centers.shape[::2])
         codes = [
             nearest_centers(slices[:, group].contiguous(), self.centers[group])[0]
             for group in range(keep)
