@@ -246,7 +246,9 @@ class _Run:
     def _bar(self, title: str) -> tqdm:
         hidden = not self.progress or rank() != 0
         # A hidden bar does not count: keep it counting, but silent.
-        return _Counter() if hidden else tqdm(desc=title, unit=" frames", leave=False)
+        if hidden:
+            return _Counter()
+        return tqdm(desc=title, unit=" frames", leave=False, disable=None)
 
     def _resume(self) -> bool:
         path = None if self.folder is None else self.folder / "state.safetensors"
