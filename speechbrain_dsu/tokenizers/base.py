@@ -41,9 +41,8 @@ class Tokenizer(nn.Module):
     ``min_samples`` is continued with zeros up to it. Everything else gives
     ``num_frames(n)`` frames.
 
-    A subclass calls ``__init__`` with its numbers and implements ``count_frames``
-    and ``encode_batch``, and, if it can decode, ``count_samples`` and
-    ``decode_batch``.
+    A subclass calls ``__init__`` with its numbers and implements ``count_frames``,
+    ``encode_batch`` and, if it decodes, ``count_samples`` and ``decode_batch``.
 
     Arguments
     ---------
@@ -337,10 +336,8 @@ class Tokenizer(nn.Module):
         """
         total = self.num_frames(reader.n_samples)
         step = max(1, round(chunk_seconds * self.frame_rate))
-        # A frame takes min_samples, so that many must follow a chunk's last frame.
-        least = -(-self.min_samples // self.hop)
-        chunks = overlapping_chunks(reader, total, self.hop, step, field, least)
-        for wav, own in chunks:
+        sizes = self.hop, step, self.min_samples
+        for wav, own in overlapping_chunks(reader, total, *sizes, field):
             yield run(self._fill(wav.to(self.device)).unsqueeze(0))[0, own]
 
     @torch.no_grad()
@@ -398,6 +395,6 @@ class Tokenizer(nn.Module):
     def _check_decoder(self) -> None:
         if not self.has_decoder:
             raise DsuError(
-                f"this {type(self).__name__} has no vocoder, it can't decode; choose "
-                "a codec, or give it a vocoder trained on its units"
+                f"this {type(self).__name__} has no vocoder: it can't decode; choose a "
+                "codec, or give it one trained on its units"
             )

@@ -101,7 +101,7 @@ def group_items(counts: Sequence[int], mode: Batching, limit: float) -> list[lis
 
 
 def overlapping_chunks(
-    reader: AudioReader, total: int, hop: int, step: int, field: Field, least: int = 1
+    reader: AudioReader, total: int, hop: int, step: int, least: int, field: Field
 ) -> Iterator[tuple[Tensor, slice]]:
     """Chunks of a recording with the context that their frames need.
 
@@ -115,11 +115,11 @@ def overlapping_chunks(
         Samples per frame.
     step : int
         Frames per chunk.
+    least : int
+        Samples that one frame takes: so much context there is in any case.
     field : (int or None, int or None)
         Receptive field: frame ``t`` depends on samples ``t * hop - left`` up to
         ``t * hop + right``. None: no bound, a quarter of a chunk is taken.
-    least : int
-        Frames of context where there is no bound, however short the chunk.
 
     Yields
     ------
@@ -128,7 +128,7 @@ def overlapping_chunks(
     own : slice
         The frames of ``wav`` that this chunk is for.
     """
-    open_end = max(least, step // 4)
+    open_end = max(-(-least // hop), step // 4)
     left, right = (open_end if side is None else -(-side // hop) for side in field)
     for first in range(0, total, step):
         last = min(first + step, total)

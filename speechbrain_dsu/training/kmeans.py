@@ -7,6 +7,7 @@ centres come out on one rank or many, and from a run that was interrupted.
 
 import json
 import platform
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -244,11 +245,9 @@ class _Run:
         return generator.manual_seed((self.config["seed"] * 1_000_003 + epoch) % 2**63)
 
     def _bar(self, title: str) -> tqdm:
-        hidden = not self.progress or rank() != 0
-        # A hidden bar does not count: keep it counting, but silent.
-        if hidden:
-            return _Counter()
-        return tqdm(desc=title, unit=" frames", leave=False, disable=None)
+        shown = self.progress and rank() == 0 and sys.stderr.isatty()
+        # A disabled bar would not count, and the counts are needed.
+        return tqdm(desc=title, unit=" frames", leave=False) if shown else _Counter()
 
     def _resume(self) -> bool:
         path = None if self.folder is None else self.folder / "state.safetensors"
