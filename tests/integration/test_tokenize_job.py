@@ -26,6 +26,15 @@ from speechbrain_dsu.utils.audio import read_audio
 from speechbrain_dsu.utils.errors import DsuError
 
 N_FILES = 23
+PRELOADED = [
+    "pyarrow.parquet",
+    "pytest",
+    "torchaudio.transforms",
+    "tqdm",
+    "speechbrain_dsu.dataio.tokenize",
+    "speechbrain_dsu.lobes.features",
+    "speechbrain_dsu.tokenizers.features",
+]
 
 
 def make_tokenizer(seed: int = 0, features=None, groups: int = 1) -> FeatureTokenizer:
@@ -162,7 +171,7 @@ def test_killed_again_and_again(corpus, tmp_path, reference):
     out = tmp_path / "t"
     # A server that has imported everything and run nothing forks in no time.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload(PRELOADED)
     points = [
         ("replace", 1, "before"),  # the job's own file not yet in place
         ("encode", 3, "before"),  # in the first shard
