@@ -14,6 +14,7 @@ from speechbrain_dsu.dataio.corpora import prepare_librispeech
 from speechbrain_dsu.dataio.manifest import read_items
 from speechbrain_dsu.inference import save_bundle
 from speechbrain_dsu.training.fit_tokenizer import fit_tokenizer
+from speechbrain_dsu.utils.errors import DsuError
 from speechbrain_dsu.utils.paths import hparams_dir
 
 if __name__ == "__main__":
@@ -24,6 +25,11 @@ if __name__ == "__main__":
     sb.create_experiment_directory(hparams["output_folder"], hparams_file, overrides)
     run_on_main(prepare_librispeech, kwargs=hparams["prepare"])
     items = read_items(hparams["train_json"], hparams["data_folder"])
+    if "pretrained" in hparams:
+        source, target = hparams["pretrained"], hparams["system"]["encoder"]
+        if source.extra_repr() != target.extra_repr():
+            raise DsuError(f"pretrained is {source}, the system's encoder {target}")
+        target.load_state_dict(source.state_dict())
     tokenizer = hparams["system"]["tokenizer"].to(run_opts["device"] or infer_device())
     record = fit_tokenizer(tokenizer, items, **hparams["fit"])
     metrics = {"inertia per frame": record["inertia"], "frames": record["frames"]}
