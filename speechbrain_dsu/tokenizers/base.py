@@ -334,10 +334,9 @@ class Tokenizer(nn.Module):
         ``run`` takes ``[1, time]`` to ``[1, frames, ...]`` with ``num_frames``
         frames; ``field`` is the receptive field of ``run``, which sets the overlap.
         """
-        total = self.num_frames(reader.n_samples)
         step = max(1, round(chunk_seconds * self.frame_rate))
-        sizes = self.hop, step, self.min_samples
-        for wav, own in overlapping_chunks(reader, total, *sizes, field):
+        sizes = self.num_frames(reader.n_samples), self.hop, step, self.min_samples
+        for wav, own in overlapping_chunks(reader, *sizes, field):
             yield run(self._fill(wav.to(self.device)).unsqueeze(0))[0, own]
 
     @torch.no_grad()

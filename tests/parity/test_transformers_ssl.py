@@ -118,21 +118,25 @@ def test_layers_above_are_gone_and_change_nothing(name, model, top):
 
 
 @torch.no_grad()
-def test_masking_is_exact_where_it_is_said_to_be(name, model):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_masking_is_exact_where_it_is_said_to_be(name, model, dtype):
+    """In float64 as well: what is left in float32 is rounding, not a leak."""
     encoder = TransformersEncoder.from_model(model, normalize=name != "w2v-bert")
     assert encoder.masks_padding == (name in MASKS)
-    layers = SSLLayers(encoder, [3, 1])
+    layers = SSLLayers(encoder, [3, 1]).to(dtype)
     counts = torch.tensor([9000, 4321, 700])
-    wavs = torch.cat([wave(9000, seed) for seed in range(3)])
+    wavs = torch.cat([wave(9000, seed) for seed in range(3)]).to(dtype)
     together = layers(wavs, counts)
     worst = 0.0
     for index, count in enumerate(counts.tolist()):
         alone = layers(wavs[index : index + 1, :count])[0]
         assert len(alone) == encoder.num_frames(count)
         difference = (together[index, : len(alone)] - alone).abs().max()
-        worst = max(worst, difference.item())
-    # Group norm over time sees the padding: saying so is the point.
-    assert worst <= 1e-5 if name in MASKS else worst > 1e-2
+        worst = max(worst, (difference / alone.abs().max()).item())
+    if name in MASKS:
+        assert worst <= (1e-5 if dtype == torch.float32 else 1e-12)
+    else:  # Group norm over time sees the padding: saying so is the point.
+        assert worst > 1e-2
 
 
 @torch.no_grad()

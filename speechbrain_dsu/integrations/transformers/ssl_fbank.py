@@ -83,10 +83,10 @@ class KaldiFbank(nn.Module):
         return scaled[:, : 2 * pairs].reshape(len(wavs), pairs, self.dim).to(wavs.dtype)
 
     def _log_mel(self, wavs: Tensor) -> Tensor:
-        windows = wavs.to(self.window.dtype).unfold(1, 400, 160) * 2**15
+        windows = wavs.double().unfold(1, 400, 160) * 2**15
         windows = windows - windows.mean(-1, keepdim=True)
         first = windows[..., :1] * (1 - 0.97)
         windows = torch.cat([first, windows[..., 1:] - 0.97 * windows[..., :-1]], -1)
-        spectrum = torch.fft.rfft(windows * self.window, 512)
+        spectrum = torch.fft.rfft(windows * self.window.double(), 512)
         power = spectrum.real.square() + spectrum.imag.square()
-        return (power @ self.filters).clamp(min=2.0**-23).log()
+        return (power @ self.filters.double()).clamp(min=2.0**-23).log()
