@@ -13,6 +13,7 @@ NAME = PACKAGE.name
 # What each room may import of ours besides itself; a dotted entry allows one module.
 CONTRACTS = {
     "tokenizers.base",
+    "tokenizers.batching",
     "tokenizers.features",
     "nnet.quantizers.base",
     "nnet.convolution",

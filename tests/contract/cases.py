@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from hyperpyyaml import load_hyperpyyaml
 
+from contract.tokenizers_transformers import FACTORIES, YAMLS
 from speechbrain_dsu.inference.flatten import flatten_yaml
 from speechbrain_dsu.tokenizers.base import Tokenizer
 from speechbrain_dsu.utils.audio import read_audio
@@ -63,3 +64,4 @@ CASES: dict[str, Case] = {
     "mfcc_kmeans": system("mfcc_kmeans", fit=True),
     "logmel_kmeans": system("logmel_kmeans", fit=True),
 }
+CASES |= {name: Case(FACTORIES[name], YAMLS[name]) for name in FACTORIES}
