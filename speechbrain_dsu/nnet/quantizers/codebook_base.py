@@ -142,9 +142,9 @@ class TrainedQuantizer(Quantizer):
     def is_started(self) -> bool:
         """Whether every codebook got its start from data, or needs none."""
         return all(
-            child.is_started
-            for child in self.children()
-            if isinstance(child, TrainedQuantizer)
+            module.is_started
+            for module in self.modules()
+            if module is not self and isinstance(module, TrainedQuantizer)
         )
 
     def start(self, latents: Tensor, valid: Tensor | None) -> None:

@@ -141,8 +141,8 @@ class MultiRate(Product):
 
     Arguments
     ---------
-    streams : sequence of TrainedQuantizer
-        In the order of their channels.
+    quantizers : sequence of TrainedQuantizer
+        The streams, in the order of their channels.
 
     Example
     -------
