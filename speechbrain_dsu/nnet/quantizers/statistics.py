@@ -15,6 +15,8 @@ from torch import Tensor
 
 from speechbrain_dsu.utils.nearest import nearest_centers
 
+_SPREAD_FRAMES = 8
+
 _paused = False
 
 
@@ -159,9 +161,9 @@ def sums_by_code(frames: Tensor, ids: Tensor, size: int) -> tuple[Tensor, Tensor
 def cluster(frames: Tensor, size: int, iterations: int, seed: int) -> Tensor:
     """Centres of a few rounds of k-means, for the start of a codebook.
 
-    Codes that no frame is nearest to move to the frames that are farthest from
-    their own centre; with fewer frames than codes, frames are repeated with a little
-    noise.
+    The first centres are spread by k-means++ (Arthur and Vassilvitskii, 2007). Codes
+    that no frame is nearest to move to the frames that are farthest from their own
+    centre; with fewer frames than codes, frames are repeated with a little noise.
 
     Arguments
     ---------
@@ -172,7 +174,7 @@ def cluster(frames: Tensor, size: int, iterations: int, seed: int) -> Tensor:
     iterations : int
         Rounds of assignment and averaging.
     seed : int
-        For the noise.
+        For the spread and the noise.
 
     Returns
     -------
@@ -185,14 +187,15 @@ def cluster(frames: Tensor, size: int, iterations: int, seed: int) -> Tensor:
     >>> cluster(frames, 2, 5, seed=0).flatten().sort().values
     tensor([ 0.5000, 10.5000])
     """
+    generator = torch.Generator().manual_seed(seed)
     if len(frames) < size:
-        generator = torch.Generator().manual_seed(seed)
         repeats = -(-size // len(frames))
         centers = frames.repeat(repeats, 1)[:size].clone()
         noise = torch.randn(centers.shape, generator=generator).to(frames.device)
         noise[: len(frames)] = 0
         return centers.add_(noise.mul_(1e-2 * frames.square().mean().sqrt()))
-    centers = frames[:size].clone()
+    # The spread costs a pass over its frames per centre: a few per code will do.
+    centers = _spread(frames[: _SPREAD_FRAMES * size], size, generator)
     for _ in range(iterations):
         ids, distances = nearest_centers(frames, centers, exact=False)
         counts, sums = sums_by_code(frames, ids, size)
@@ -201,3 +204,22 @@ def cluster(frames: Tensor, size: int, iterations: int, seed: int) -> Tensor:
         lost = int(empty.sum())
         centers[empty] = frames[distances.topk(lost).indices]
     return centers
+
+
+def _spread(frames: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """Frames drawn one by one, each by its squared distance to those before."""
+    draws = torch.rand(size, generator=generator, dtype=torch.float64)
+    draws = draws.to(frames.device)
+    norms = frames.square().sum(1)
+    index = (draws[0] * len(frames)).long()
+    picks, closest = [index], None
+    for draw in draws[1:]:
+        chosen = frames[index]
+        distances = norms + chosen.square().sum() - 2 * (frames @ chosen)
+        distances = distances.clamp_(min=0)
+        closest = distances if closest is None else torch.minimum(closest, distances)
+        mass = closest.double().cumsum(0)
+        index = torch.searchsorted(mass, draw * mass[-1], right=True)
+        index = index.clamp_(max=len(frames) - 1)
+        picks.append(index)
+    return frames[torch.stack(picks)]
