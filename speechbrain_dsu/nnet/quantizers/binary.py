@@ -4,13 +4,13 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from speechbrain_dsu.nnet.quantizers.base import Quantized, count_codes
 from speechbrain_dsu.nnet.quantizers.channels import GroupedChannels
 from speechbrain_dsu.nnet.quantizers.codebook_base import mean_square, valid_frames
 from speechbrain_dsu.nnet.quantizers.estimators import straight_through
-from speechbrain_dsu.tokens.edits import from_bits, to_bits
+from speechbrain_dsu.tokens.edits import to_bits
 from speechbrain_dsu.utils.errors import DsuError
 
 
@@ -33,7 +33,7 @@ class LFQ(GroupedChannels):
     Arguments
     ---------
     bits : int
-        Channels of a group, which has ``2**bits`` codes.
+        Channels of a group, which has ``2**bits`` codes; at most 24.
     groups : int
         Number of codebooks; each takes a consecutive part of the channels.
     dim : int, optional
@@ -51,7 +51,7 @@ class LFQ(GroupedChannels):
     Raises
     ------
     DsuError
-        If bits or groups are not positive, or the codes don't fit int64.
+        If a number is out of range.
 
     Example
     -------
@@ -69,11 +69,12 @@ class LFQ(GroupedChannels):
         scale: float = 1.0,
         sharpness: float = 100.0,
         diversity: float = 1.0,
+        entropy_weight: float = 0.1,
+        commitment_weight: float = 0.0,
     ):
-        if bits < 1 or groups < 1 or bits > 60:
-            raise DsuError(
-                f"bits must be 1 to 60 and groups >= 1, got {bits}, {groups}"
-            )
+        check_bits(bits)
+        if groups < 1:
+            raise DsuError(f"groups={groups} must be positive")
         if scale <= 0 or sharpness <= 0:
             raise DsuError(f"scale={scale} and sharpness={sharpness} must be positive")
         super().__init__(bits, groups, 2**bits, dim)
@@ -126,8 +127,6 @@ class LFQ(GroupedChannels):
 
     def _ids(self, channels: Tensor) -> Tensor:
         bits = channels.detach() > 0
-        if self.bits > 24:
-            return from_bits(bits)
         # float32 counts up to 2^24 without a gap, and multiplies faster than int64.
         places = 2.0 ** torch.arange(self.bits - 1, -1, -1, device=bits.device)
         with torch.autocast(bits.device.type, enabled=False):
@@ -169,7 +168,7 @@ class BSQ(LFQ):
     Arguments
     ---------
     bits : int
-        Channels of a group, which has ``2**bits`` codes.
+        Channels of a group, which has ``2**bits`` codes; at most 24.
     groups : int
         Number of codebooks.
     dim : int, optional
@@ -254,10 +253,6 @@ def joint_entropy(logits: Tensor) -> Tensor:
     0.6931...
     """
     bits = logits.shape[1]
-    if bits > 22:
-        raise DsuError(
-            f"the joint entropy of {bits} bits has too many codes: use groups"
-        )
     ones = torch.sigmoid(logits)
     half = bits // 2
     left, right = (_joint(part) for part in (ones[:, :half], ones[:, half:]))
@@ -274,141 +269,12 @@ def _joint(ones: Tensor) -> Tensor:
     return table
 
 
-class BinaryHash(GroupedChannels):
-    """A learned hash: a linear layer, and the signs of what comes out.
-
-    The hash layer of Wang et al., "To be Continuous, or to be Discrete, Those are
-    Bits of Questions" (2024): codes are the signs, gradients those of the tanh. The
-    decoder is a linear layer. Trained by reconstruction, by
-    ``contrastive_hash_loss`` on ``scores``, or both.
-
-    Arguments
-    ---------
-    dim : int
-        Size of a latent frame.
-    bits : int
-        Bits of a code; ``2**bits`` codes, so at most 60.
+def check_bits(bits: int) -> None:
+    """DsuError unless codes of so many bits can be counted, 1 to 24.
 
     Example
     -------
-    >>> hashing = BinaryHash(dim=6, bits=8)
-    >>> codes = hashing.encode(torch.randn(1, 5, 6))
-    >>> codes.shape, hashing.decode(codes).shape
-    (torch.Size([1, 5, 1]), torch.Size([1, 5, 6]))
+    >>> check_bits(10)
     """
-
-    def __init__(self, dim: int, bits: int):
-        if not 1 <= bits <= 60:
-            raise DsuError(f"bits={bits}: take 1 to 60")
-        super().__init__(bits, 1, 2**bits, dim)
-        # Always hashed, also where the sizes happen to agree.
-        if self.project_in is None:
-            self.project_in = nn.Linear(dim, bits)
-            self.project_out = nn.Linear(bits, dim)
-
-    def forward(
-        self,
-        latents: Tensor,
-        lens: Tensor | None = None,
-        n_codebooks: int | None = None,
-    ) -> Quantized:
-        """Hash and decode; the gradient passes the signs as through a tanh."""
-        soft = self.scores(latents).unsqueeze(2)
-        bits = soft.detach() > 0
-        codes = from_bits(bits)[..., : self.keep(n_codebooks)]
-        signs = straight_through(soft, bits.float().mul_(2).sub_(1))
-        usage = ()
-        if self.channels <= 24:
-            usage = count_codes(codes, self.codebook_sizes, lens)
-        return Quantized(codes, self.to_latents(signs), {}, usage)
-
-    def scores(self, latents: Tensor) -> Tensor:
-        """Soft signs ``[batch, frames, bits]`` in (-1, 1), with gradient."""
-        return self.to_channels(latents, 1).tanh().squeeze(2)
-
-    def encode(self, latents: Tensor, n_codebooks: int | None = None) -> Tensor:
-        """Hashes ``[batch, frames, 1]``."""
-        with torch.no_grad():
-            return from_bits(self.to_channels(latents, self.keep(n_codebooks)) > 0)
-
-    def decode(self, codes: Tensor) -> Tensor:
-        """Latents of the signs."""
-        return self.to_latents(self.embed(codes))
-
-    def embed(self, codes: Tensor) -> Tensor:
-        """Signs ``[batch, frames, 1, bits]``."""
-        return to_bits(codes, self.channels).float().mul_(2).sub_(1)
-
-
-def hamming_distance(codes: Tensor, others: Tensor) -> Tensor:
-    """Number of bits in which ids differ.
-
-    Arguments
-    ---------
-    codes, others : Tensor
-        int64, of shapes that broadcast.
-
-    Returns
-    -------
-    Tensor
-        int64.
-
-    Example
-    -------
-    >>> hamming_distance(torch.tensor([5, 7]), torch.tensor([4])).tolist()
-    [1, 2]
-    """
-    return to_bits(codes ^ others, 62).sum(-1)
-
-
-def contrastive_hash_loss(
-    scores: Tensor, labels: Tensor, temperature: float = 0.1
-) -> Tensor:
-    """Pull hashes of one label together, push the others apart.
-
-    After Wang et al. (2024): an anchor's soft signs are compared with the hard signs
-    of all others by their mean product; of the positives only the most similar one
-    counts ("max" instance selection), so that a label may have several codes:
-    ``mean_i log sum_{j != i} exp(s_ij / t) - max_{p ~ i} s_ip / t``.
-
-    Arguments
-    ---------
-    scores : Tensor
-        Soft signs ``[n, bits]`` of ``BinaryHash.scores``, valid frames only.
-    labels : Tensor
-        int64 ``[n]``.
-    temperature : float
-        Scale of the similarities, which lie in [-1, 1].
-
-    Returns
-    -------
-    Tensor
-        Scalar; anchors without another frame of their label don't count, zero when
-        there are none.
-
-    Example
-    -------
-    >>> scores = torch.tensor([[0.9, 0.9], [0.8, 0.9], [-0.9, -0.9]])
-    >>> good = contrastive_hash_loss(scores, torch.tensor([0, 0, 1]))
-    >>> bad = contrastive_hash_loss(scores, torch.tensor([0, 1, 0]))
-    >>> bool(good < bad)
-    True
-    """
-    if scores.ndim != 2 or labels.shape != scores.shape[:1]:
-        raise DsuError(
-            f"scores [n, bits] and labels [n], got {list(scores.shape)} and "
-            f"{list(labels.shape)}"
-        )
-    with torch.autocast(scores.device.type, enabled=False):
-        scores = scores.float()
-        signs = straight_through(scores, torch.where(scores.detach() > 0, 1.0, -1.0))
-        likeness = scores @ signs.t() / (scores.shape[1] * temperature)
-    self_pair = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
-    positive = (labels[:, None] == labels) & ~self_pair
-    anchors = positive.any(1)
-    if not bool(anchors.any()):
-        return scores.sum() * 0
-    likeness = likeness[anchors]
-    total = likeness.masked_fill(self_pair[anchors], -torch.inf).logsumexp(1)
-    best = likeness.masked_fill(~positive[anchors], -torch.inf).amax(1)
-    return (total - best).mean()
+    if not 1 <= bits <= 24:
+        raise DsuError(f"bits={bits}: take 1 to 24, and groups for more")

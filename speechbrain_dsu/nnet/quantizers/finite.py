@@ -43,7 +43,7 @@ class FSQ(GroupedChannels):
     Raises
     ------
     DsuError
-        If a level is below 3, or the codes of a group would not fit int64.
+        If a level is below 3, or a group has more than 2^24 codes.
 
     Example
     -------
@@ -71,8 +71,8 @@ class FSQ(GroupedChannels):
                 f"groups={groups}; for two levels take LFQ"
             )
         size = math.prod(levels)
-        if size >= 2**62:
-            raise DsuError(f"{size} codes a group don't fit int64: use more groups")
+        if size > 2**24:
+            raise DsuError(f"{size} codes a group are more than 2^24: use groups")
         if bound not in ("tanh", "clamp"):
             raise DsuError(f"bound={bound!r}: take 'tanh' or 'clamp'")
         super().__init__(len(levels), groups, size, dim)
@@ -93,7 +93,6 @@ class FSQ(GroupedChannels):
             self.register_buffer(f"_{name}", value, persistent=False)
         self.register_buffer("_radix", torch.tensor(radix), persistent=False)
         self.register_buffer("_count", torch.tensor(levels), persistent=False)
-        self._exact = size < 2**24
 
     def extra_repr(self) -> str:
         """Settings that decide the codes."""
@@ -147,7 +146,6 @@ class FSQ(GroupedChannels):
 
     def _ids(self, rounded: Tensor) -> Tensor:
         rounded = rounded.detach()
-        if self._exact:  # float32 counts up to 2^24 without a gap
-            with torch.autocast(rounded.device.type, enabled=False):
-                return ((rounded + self._width) @ self._places).long()
-        return ((rounded + self._width).long() * self._radix).sum(-1)
+        # float32 counts up to 2^24 without a gap; bfloat16 would not.
+        with torch.autocast(rounded.device.type, enabled=False):
+            return ((rounded + self._width) @ self._places).long()

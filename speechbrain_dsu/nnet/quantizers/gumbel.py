@@ -140,7 +140,7 @@ class GumbelProduct(Quantizer):
                     parts.append(pick_rows(weights, table, chosen))
                 ids.append(chosen)
             codes = torch.stack(ids, 1).view(*latents.shape[:2], keep)
-            quantized = torch.cat(parts, 1).view(*latents.shape[:2], -1)
+            quantized = torch.cat(parts, 1).unflatten(0, latents.shape[:2])
             losses = {}
             if self.diversity_weight:
                 loss = diversity(logits, valid_frames(latents, lens))
@@ -213,6 +213,8 @@ def diversity(logits: Tensor, valid: Tensor | None = None) -> Tensor:
     >>> diversity(torch.zeros(1, 3, 2, 4)).item()
     0.0
     """
+    if logits.shape[0] * logits.shape[1] == 0:
+        return logits.sum() + 1
     shares = logits.softmax(-1)
     if valid is None:
         mean = shares.mean((0, 1))
