@@ -1,7 +1,8 @@
 """Seal a training run as a bundle that from_hparams, tokenize and push take.
 
 RUN is the output folder of a recipe: hyperparams.yaml with a 'modules' mapping, and
-checkpoints in save/, in which each module has a file <name>.ckpt.
+checkpoints in save/, in which each module has a file <name>.ckpt. A system without
+weights needs no run: give its YAML file.
 """
 
 import argparse
@@ -14,7 +15,9 @@ HELP = "a training run to a bundle"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``dsu export``."""
-    parser.add_argument("run_folder", metavar="RUN", help="output folder of a recipe")
+    parser.add_argument(
+        "run_folder", metavar="RUN", help="output folder of a recipe, or a YAML"
+    )
     parser.add_argument("out", metavar="DIR", help="folder of the bundle")
     parser.add_argument(
         "--system", metavar="YAML", help="system file (RUN/hyperparams.yaml)"
@@ -37,16 +40,15 @@ def run(args: argparse.Namespace) -> int:
     from speechbrain_dsu.inference.loading import load_yaml
 
     folder = Path(args.run_folder)
-    path = Path(args.system or folder / "hyperparams.yaml")
+    is_run = folder.suffix not in (".yaml", ".yml")
+    path = Path(args.system or (folder / "hyperparams.yaml" if is_run else folder))
     if not path.is_file():
         raise DsuError(f"{path}: no such file; name the system with --system")
     text = flatten_yaml(path)
     modules = load_yaml(text, name=str(path)).get("modules")
     if not modules:
         raise DsuError(f"{path}: has no 'modules' mapping")
-    checkpoint = _checkpoint(folder, args.min_key, args.max_key)
-    for name, module in modules.items():
-        _load(module, name, checkpoint)
+    source = _load_run(folder, modules, args) if is_run else _weightless(path, modules)
     given = {"training_data": args.training_data, "language": args.language}
     save_bundle(
         modules,
@@ -57,8 +59,24 @@ def run(args: argparse.Namespace) -> int:
         half=args.half,
         overwrite=args.overwrite,
     )
-    print(f"{args.out}: from {checkpoint}")
+    print(f"{args.out}: from {source}")
     return 0
+
+
+def _load_run(folder: Path, modules: dict, args: argparse.Namespace) -> Path:
+    checkpoint = _checkpoint(folder, args.min_key, args.max_key)
+    for name, module in modules.items():
+        _load(module, name, checkpoint)
+    return checkpoint
+
+
+def _weightless(path: Path, modules: dict) -> Path:
+    for name, module in modules.items():
+        if module.state_dict():
+            raise DsuError(
+                f"{path}: '{name}' has weights; export the run that has them"
+            )
+    return path
 
 
 def _checkpoint(folder: Path, min_key: str | None, max_key: str | None) -> Path:

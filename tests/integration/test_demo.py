@@ -51,7 +51,7 @@ def units():
 def dmel(**settings):
     mel = LogMel(**settings)
     return FeatureTokenizer(
-        mel, UniformBins(mel.dim, 16, -8.0, 2.0), GriffinLim(mel, n_iter=8)
+        mel, UniformBins(mel.dim, 16, -11.5, 2.0), GriffinLim(mel, n_iter=8)
     )
 
 
