@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from speechbrain_dsu.evaluation.bench import run_bench
 from speechbrain_dsu.nnet.quantizers.binary import LFQ
 from speechbrain_dsu.nnet.quantizers.finite import FSQ
 from speechbrain_dsu.nnet.quantizers.random_projection import RandomProjection
@@ -90,3 +91,12 @@ def test_random_projection(center):
     ours.set_tables(peer.rand_projs, peer.vq._codebook.embed)
     x = latents(40) + 1
     assert torch.equal(ours.encode(x)[..., 0], peer(x).long())
+
+
+@pytest.mark.slow
+def test_bench_rows_and_equal_codes():
+    rows = run_bench("quantizers", quick=True)
+    assert len(rows) >= 20
+    for row in rows:
+        assert {"case", "peer", "ours_s", "peer_s", "ratio"} <= set(row)
+        assert row.get("disagreements", 0) == 0, row

@@ -167,10 +167,12 @@ def test_codes_are_drawn_as_often_as_the_softmax_says():
 
 
 def test_diversity_counts_valid_frames():
-    logits = torch.randn(2, 6, 2, 5)
-    valid = torch.tensor([[True] * 6, [True] * 2 + [False] * 4])
-    kept = torch.cat([logits[0], logits[1, :2]])[None]
-    torch.testing.assert_close(diversity(logits, valid), diversity(kept))
+    logits, valid = torch.randn(8, 5), torch.tensor([True, False] * 4)
+    torch.testing.assert_close(diversity(logits, valid), diversity(logits[::2]))
+    mean = logits.softmax(1).mean(0)
+    expected = 1 - torch.special.entr(mean).sum().exp() / 5
+    torch.testing.assert_close(diversity(logits), expected)
+    assert diversity(logits, ~valid & valid) == 1
 
 
 def test_random_projection_depends_on_nothing_but_its_seed():

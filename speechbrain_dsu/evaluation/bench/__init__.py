@@ -11,7 +11,10 @@ from typing import Any
 
 from speechbrain_dsu.utils.errors import DsuError
 
-SECTIONS = {"kmeans": "speechbrain_dsu.evaluation.bench.kmeans"}
+SECTIONS = {
+    "kmeans": "speechbrain_dsu.evaluation.bench.kmeans",
+    "quantizers": "speechbrain_dsu.evaluation.bench.quantizers",
+}
 
 
 def run_bench(section: str, quick: bool = False, **parts: Any) -> list[dict[str, Any]]:

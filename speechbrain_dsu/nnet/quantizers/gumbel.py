@@ -131,7 +131,7 @@ class GumbelProduct(Quantizer):
         with torch.autocast(latents.device.type, enabled=False):
             logits = self._logits(latents, keep)
             parts, ids = [], []
-            for group, scores in enumerate(logits.flatten(0, 1).unbind(1)):
+            for group, scores in enumerate(logits):
                 weights, chosen = self._draw(scores)
                 table = self.entries[0 if self.shared else group]
                 if weights is None:
@@ -143,7 +143,10 @@ class GumbelProduct(Quantizer):
             quantized = torch.cat(parts, 1).unflatten(0, latents.shape[:2])
             losses = {}
             if self.diversity_weight:
-                loss = diversity(logits, valid_frames(latents, lens))
+                valid = valid_frames(latents, lens)
+                rows = None if valid is None else valid.flatten()
+                unused = [diversity(scores, rows) for scores in logits]
+                loss = torch.stack(unused).mean()
                 losses["diversity"] = self.diversity_weight * loss
         if self.learning and not is_paused():
             self.steps += 1
@@ -154,7 +157,8 @@ class GumbelProduct(Quantizer):
         """The largest logit of each group: ``[batch, frames, groups]``."""
         keep = self.keep(n_codebooks)
         with torch.no_grad(), torch.autocast(latents.device.type, enabled=False):
-            return self._logits(latents, keep).argmax(-1)
+            ids = [scores.argmax(1) for scores in self._logits(latents, keep)]
+            return torch.stack(ids, 1).view(*latents.shape[:2], keep)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Entries side by side ``[batch, frames, out_dim]``."""
@@ -166,15 +170,17 @@ class GumbelProduct(Quantizer):
             return self.entries[0][codes]
         return self.entries[torch.arange(codes.shape[2], device=codes.device), codes]
 
-    def _logits(self, latents: Tensor, keep: int) -> Tensor:
-        """``[batch, frames, keep, size]`` in float32; only the groups that are kept."""
+    def _logits(self, latents: Tensor, keep: int) -> list[Tensor]:
+        """``[batch * frames, size]`` in float32 for each group that is kept."""
         self.check_dim(latents)
-        values = latents.float()
+        rows = latents.float().flatten(0, 1)
         if self.hidden is not None:
-            values = self.hidden(values).relu()
-        rows = keep * self.size
-        weight, bias = self.logits.weight[:rows], self.logits.bias[:rows]
-        return F.linear(values, weight, bias).unflatten(2, (keep, self.size))
+            rows = self.hidden(rows).relu()
+        # Group by group: slices of one product would be copied at every step.
+        weights = self.logits.weight.split(self.size)[:keep]
+        biases = self.logits.bias.split(self.size)[:keep]
+        pairs = zip(weights, biases, strict=True)
+        return [F.linear(rows, weight, bias) for weight, bias in pairs]
 
     def _draw(self, scores: Tensor) -> tuple[Tensor | None, Tensor]:
         """Soft weights (None where nothing is drawn) and ids of one group."""
@@ -185,7 +191,7 @@ class GumbelProduct(Quantizer):
             return weights, scores.argmax(1)
         # -log of an exponential variable is Gumbel.
         noise = torch.empty_like(scores).exponential_().log_()
-        weights = ((scores - noise) / self.temperature).softmax(1)
+        weights = (scores - noise).div_(self.temperature).softmax(1)
         return weights, weights.detach().argmax(1)
 
     def _fill(self, quantized: Tensor) -> Tensor:
@@ -193,34 +199,31 @@ class GumbelProduct(Quantizer):
 
 
 def diversity(logits: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Share of codebook entries that frames leave unused on average.
+    """Share of a codebook's entries that frames leave unused on average.
 
     Arguments
     ---------
     logits : Tensor
-        ``[batch, frames, groups, size]``.
+        ``[frames, size]``.
     valid : Tensor, optional
-        bool ``[batch, frames]``.
+        bool ``[frames]``.
 
     Returns
     -------
     Tensor
-        Scalar: 0 when the mean softmax of every group is uniform, near 1 when all
-        frames agree on one entry; 1 when there is no frame.
+        Scalar: 0 when the mean softmax is uniform, near 1 when all frames agree on
+        one entry; 1 when there is no frame.
 
     Example
     -------
-    >>> diversity(torch.zeros(1, 3, 2, 4)).item()
+    >>> diversity(torch.zeros(3, 4)).item()
     0.0
     """
-    if logits.shape[0] * logits.shape[1] == 0:
-        return logits.sum() + 1
     shares = logits.softmax(-1)
     if valid is None:
-        mean = shares.mean((0, 1))
+        mean = shares.sum(0) / max(len(shares), 1)
     else:
-        weights = valid.to(shares.dtype) / valid.sum().clamp(min=1)
-        mean = torch.einsum("bt,btgv->gv", weights, shares)
-    entropy = torch.special.entr(mean.clamp(min=1e-12)).sum(-1)
-    used = entropy.exp() * (mean.sum(-1) > 0)
-    return 1 - used.mean() / logits.shape[-1]
+        mean = valid.to(shares.dtype) @ shares / valid.sum().clamp(min=1)
+    entropy = torch.special.entr(mean.clamp(min=1e-12)).sum()
+    used = entropy.exp() * (mean.sum() > 0)
+    return 1 - used / logits.shape[-1]
