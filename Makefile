@@ -24,8 +24,9 @@ $(VENV)/.installed: setup.py
 demo: $(VENV)/.installed
 	$(BIN)/dsu demo $(if $(FILE),"$(FILE)") --out "$(OUT)"
 
+# Two processes of one thread each: most tests are too small to share out.
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

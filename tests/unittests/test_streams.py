@@ -25,7 +25,9 @@ def test_unpad_undoes_from_list(lengths):
     items, tokens = make(lengths)
     assert len(tokens) == len(items)
     assert all(map(torch.equal, tokens.unpad(), items))
-    assert all(torch.equal(one.codes[0], item) for one, item in zip(tokens, items, strict=True))
+    assert all(
+        torch.equal(one.codes[0], item) for one, item in zip(tokens, items, strict=True)
+    )
 
 
 def test_mask_counts_and_bitrate_agree():
