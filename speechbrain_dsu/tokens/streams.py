@@ -64,7 +64,8 @@ class Tokens:
             )
         if self.codes.shape[2] != len(self.sizes):
             raise DsuError(
-                f"codes have {self.codes.shape[2]} codebooks, sizes name {len(self.sizes)}"
+                f"codes have {self.codes.shape[2]} codebooks, "
+                f"sizes name {len(self.sizes)}"
             )
         if self.lens.shape != self.codes.shape[:1]:
             raise DsuError(

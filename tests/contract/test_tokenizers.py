@@ -12,8 +12,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from contract.cases import CASES, CLIP
 
+from contract.cases import CASES, CLIP
 from speechbrain_dsu.dataio.shards import StoreInfo
 from speechbrain_dsu.dataio.token_store import TokenStore, TokenStoreWriter
 from speechbrain_dsu.inference.bundles import save_bundle, verify_bundle
