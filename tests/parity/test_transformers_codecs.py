@@ -14,7 +14,6 @@ from contract.tokenizers_transformers import (  # noqa: E402
     FACTORIES,
     spread_weights,
 )
-
 from speechbrain_dsu.integrations.transformers import codecs, loading  # noqa: E402
 from speechbrain_dsu.utils.errors import DsuError  # noqa: E402
 

@@ -17,7 +17,6 @@ from contract.tokenizers_transformers import (  # noqa: E402
     STABLE,
     spread_weights,
 )
-
 from speechbrain_dsu.integrations.transformers import loading  # noqa: E402
 from speechbrain_dsu.integrations.transformers.ssl import (  # noqa: E402
     TransformersEncoder,

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 import torch
-from quantizer_cases import collect, collect_names
 
+from quantizer_cases import collect, collect_names
 from speechbrain_dsu.nnet.quantizers.codebook import Codebook
 from speechbrain_dsu.nnet.quantizers.codebook_base import TrainedQuantizer
 from speechbrain_dsu.utils.errors import DsuError
