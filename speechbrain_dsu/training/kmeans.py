@@ -82,7 +82,7 @@ def fit_kmeans(
     full_epochs : int
         Passes after these in which they move once, at the end (Lloyd).
     sample : int | None
-        Frames kept in memory for the start, by default the larger of 20,000 and
+        Frames kept in memory for the start, by default the larger of 10,000 and
         10 * size.
     scan : int | None
         Frames that pass 0 looks at before it stops, None for all. Set it where
@@ -133,7 +133,7 @@ def fit_kmeans(
         "seed": seed,
         "epochs": epochs,
         "full_epochs": full_epochs,
-        "sample": sample or max(20_000, 10 * size),
+        "sample": sample or max(10_000, 10 * size),
         "scan": scan,
         "update_frames": update_frames,
         "given_start": start is not None,

@@ -12,9 +12,6 @@ from speechbrain_dsu.utils.nearest import nearest_centers
 # product scores the whole pool, which is several times faster than centre by centre.
 _PICKS_PER_POOL = 16
 
-# Squared distances below this share of the mean squared norm are rounding.
-_SAME_FRAME = 1e-6
-
 
 def grow_centers(
     sample: Tensor,
@@ -42,7 +39,7 @@ def grow_centers(
     generator : torch.Generator
         Source of randomness, on the device of the sample.
     candidates : int | None
-        Candidates per centre; by default 4 + ln(m + count).
+        Candidates per centre; by default 8 + ln(m + count).
 
     Returns
     -------
@@ -63,45 +60,48 @@ def grow_centers(
     True
     """
     if candidates is None:
-        candidates = 4 + int(math.log(len(centers) + count))
+        candidates = 8 + int(math.log(len(centers) + count))
+    twins = _twins(sample)
+    if int(twins.max()) + 1 < count:
+        raise DsuError(
+            f"{count} centres need as many different frames, the sample of "
+            f"{len(sample)} frames holds {int(twins.max()) + 1}: take a smaller size "
+            "or more data"
+        )
     # Distances are differences of products: without the mean they lose fewer digits.
     shifted = sample - sample.mean(0)
     norms = shifted.square().sum(1)
-    floor = _SAME_FRAME * norms.mean()
     if len(centers) > 0:
         nearest = nearest_centers(sample, centers, exact=False)[1]
-        nearest[nearest <= floor] = 0
     else:
         nearest = norms + norms.mean()
+    if _reduced_products(sample):
+        shifted = shifted.bfloat16()
+    tiny = 1e-12 * nearest.mean() + 1e-30
+    nearest = nearest.clamp(min=tiny)
     chosen = torch.empty(count, dtype=torch.int64, device=sample.device)
-    worst = torch.full((), torch.inf, device=sample.device)
     done = 0
     while done < count:
         picks = min(_PICKS_PER_POOL if done + len(centers) else 1, count - done)
-        pool, distances = _draw_pool(
-            shifted, norms, nearest, picks * candidates, generator
-        )
-        distances[distances <= floor] = 0
-        drawn = nearest[pool].clamp(min=1e-30)
+        # multinomial takes at most 2^24 categories; samples are far smaller.
+        pool = torch.multinomial(nearest, picks * candidates, True, generator=generator)
+        drawn, products = nearest[pool], shifted[pool] @ shifted.t()
         for step in range(done, done + picks):
+            # Frames that were taken in the meantime only count when all were.
             weights = (nearest[pool] / drawn).clamp_(min=1e-20)
             tried = torch.multinomial(
                 weights, min(candidates, len(pool)), generator=generator
             )
-            remaining = torch.minimum(distances[tried], nearest)
+            distances = torch.sub(norms[pool[tried], None], products[tried], alpha=2)
+            remaining = torch.minimum(distances, nearest - norms)
             best = remaining.sum(1).argmin()
             chosen[step] = pool[tried[best]]
-            worst = torch.minimum(worst, nearest[chosen[step]])
-            nearest = remaining[best]
-            nearest[chosen[step]] = 0
+            taken = nearest == 0
+            taken |= twins == twins[chosen[step]]
+            nearest = (remaining[best] + norms).clamp_(min=tiny)
+            nearest = nearest.masked_fill_(taken, 0)
         done += picks
-    if float(worst) <= 0:
-        raise DsuError(
-            f"{len(centers) + count} centres need as many different frames, the "
-            f"sample of {len(sample)} frames holds fewer: take a smaller size or "
-            "more data"
-        )
-    return sample[chosen]
+    return sample[_without_repeats(chosen, twins, generator)]
 
 
 def refine_centers(
@@ -183,17 +183,42 @@ def revive_centers(
     return centers
 
 
-def _draw_pool(
-    shifted: Tensor,
-    norms: Tensor,
-    nearest: Tensor,
-    count: int,
-    generator: torch.Generator,
-) -> tuple[Tensor, Tensor]:
-    """Candidates [p] by squared distance, and their distances to all frames [p, n]."""
-    # multinomial takes at most 2^24 categories; samples are far smaller.
-    pool = torch.multinomial(
-        nearest.clamp(min=1e-30), count, replacement=True, generator=generator
-    )
-    products = torch.addmm(norms, shifted[pool], shifted.t(), alpha=-2)
-    return pool, products.add_(norms[pool].unsqueeze(1)).clamp_(min=0)
+def _reduced_products(sample: Tensor) -> bool:
+    """Whether bfloat16 products pay: 2.4 times faster, where the CPU has them.
+
+    They only rank candidates, and the rounding of a long product is far below the
+    distances between centres of many dimensions.
+    """
+    if sample.device.type != "cpu" or sample.shape[1] < 128:
+        return False
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _twins(sample: Tensor) -> Tensor:
+    """A number for every frame, shared by exactly equal frames [n].
+
+    Sums of integers do not depend on their order, unlike those of floats.
+    """
+    random = torch.Generator().manual_seed(0)
+    shape, limit = (sample.shape[1],), 2**62
+    factors = torch.randint(-limit, limit, shape, generator=random).to(sample.device)
+    # Adding zero turns -0.0, which is equal to 0.0, into it.
+    keys = [
+        ((part + 0.0).contiguous().view(torch.int32) * factors).sum(1)
+        for part in sample.split(2048)
+    ]
+    return torch.cat(keys).unique(return_inverse=True)[1]
+
+
+def _without_repeats(
+    chosen: Tensor, twins: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Replace frames that were chosen twice by random ones that were not."""
+    names, order = twins[chosen].sort(stable=True)
+    repeated = torch.zeros_like(chosen, dtype=torch.bool)
+    repeated[order[1:]] = names[1:] == names[:-1]
+    for place in repeated.nonzero().squeeze(1).tolist():
+        free = (~torch.isin(twins, twins[chosen])).nonzero().squeeze(1)
+        pick = torch.randint(len(free), (1,), generator=generator, device=free.device)
+        chosen[place] = free[pick]
+    return chosen

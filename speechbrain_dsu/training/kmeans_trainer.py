@@ -71,7 +71,7 @@ class KMeansTrainer(nn.Module):
         sample: Tensor,
         generator: torch.Generator,
         centers: Tensor | None = None,
-        passes: int = 3,
+        passes: int = 2,
     ) -> None:
         """Choose the first centres on a sample, and settle them there.
 
@@ -103,6 +103,7 @@ class KMeansTrainer(nn.Module):
                 first = centers[group].to(part)
             settled, counts = refine_centers(part, first, passes, generator)
             self.centers[group], self.counts[group] = settled, counts
+        self._agree()
 
     @torch.no_grad()
     def add(self, frames: Tensor) -> None:
@@ -182,7 +183,14 @@ class KMeansTrainer(nn.Module):
                 part, self.centers[group], dead[group], generator
             )
         self.counts[dead] = 0
+        self._agree()
         return distance / max(frames, 1), int(frames), int(dead.sum())
+
+    def _agree(self) -> None:
+        """Rank 0 decides: machines of two kinds may round, hence choose, otherwise."""
+        if world() > 1:
+            dist.broadcast(self.centers, 0)
+            dist.broadcast(self.counts, 0)
 
     def _slices(self, frames: Tensor) -> list[Tensor]:
         if self.groups == 1:

@@ -71,6 +71,7 @@ def nearest_centers(
     _check(frames, centers)
     ids = torch.empty(len(frames), dtype=torch.int64, device=frames.device)
     distances = torch.empty(len(frames), dtype=torch.float32, device=frames.device)
+    close = torch.zeros(len(frames), dtype=torch.bool, device=frames.device)
     with torch.no_grad(), torch.autocast(frames.device.type, enabled=False):
         centers = centers.detach().to(frames.device, torch.float32).contiguous()
         if half_norms is None:
@@ -84,11 +85,12 @@ def nearest_centers(
             best, order = scores.max(dim=1)
             if exact and len(centers) > 1:
                 scores.scatter_(1, order[:, None], -torch.inf)
-                close = best - scores.amax(1) <= radius * norms
-                _settle(block, centers, close, best, order)
+                gap = best - scores.amax(1)
+                close[start : start + rows] = gap <= radius * norms
             ids[start : start + rows] = order
             squared = norms.square_().sub_(best, alpha=2).clamp_(min=0)
             distances[start : start + rows] = squared
+        _settle(frames, centers, close, ids)
     return ids, distances
 
 
@@ -148,19 +150,16 @@ def _scores(block: Tensor, centers: Tensor, half_norms: Tensor, full: bool) -> T
     return torch.addmm(-half_norms, block, centers.t())
 
 
-def _settle(
-    block: Tensor, centers: Tensor, close: Tensor, best: Tensor, order: Tensor
-) -> None:
-    """Overwrite `best` and `order` where `close`, from products in float64."""
+def _settle(frames: Tensor, centers: Tensor, close: Tensor, ids: Tensor) -> None:
+    """Overwrite the ids where `close`, from products in float64."""
     rows = close.nonzero().squeeze(1)
     if len(rows) == 0:
         return
     precise = centers.double()
     half = precise.square().sum(1).mul_(0.5)
-    for part in rows.split(256):
-        scores = torch.addmm(-half, block[part].double(), precise.t())
+    for part in rows.split(512):
+        scores = torch.addmm(-half, frames[part].double(), precise.t())
         # Equal centres may still differ in the last bits: the first of them counts.
         top = scores.amax(1, keepdim=True)
         slack = _ROUNDING_DOUBLE * (top.abs() + half.max())
-        order[part] = (scores >= top - slack).to(torch.uint8).argmax(1)
-        best[part] = top.squeeze(1).float()
+        ids[part] = (scores >= top - slack).to(torch.uint8).argmax(1)
