@@ -145,7 +145,7 @@ def test_claim_95_on_speech(speech_data):
     usual, matched = dict.fromkeys(row["baseline_name"] for row in result["rows"])
     # Inside the range a bin's error is uniform: width ** 2 / 12.
     noise = error["noise 0 dB", usual, "dMel"]
-    assert noise["system"] == pytest.approx((10 / 16) ** 2 / 12, rel=0.1)
+    assert noise["system"] == pytest.approx((13.5 / 16) ** 2 / 12, rel=0.1)
     assert noise["verdict"] == "shown"
     for condition in ("seen voices", "new voice"):
         row = error[condition, matched, "dMel"]

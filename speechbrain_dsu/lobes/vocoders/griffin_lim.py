@@ -31,6 +31,7 @@ class GriffinLim(nn.Module):
 
     Example
     -------
+    >>> import torch
     >>> features = LogMel()
     >>> wav = torch.sin(torch.arange(16000) * 0.1).unsqueeze(0)
     >>> GriffinLim(features)(features(wav)).shape
