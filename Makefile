@@ -16,10 +16,18 @@ ARGS ?=
 
 # The stamp is older than setup.py after a change of the requirements.
 $(VENV)/.installed: setup.py
+	@$(PYTHON) -c "import ensurepip, venv" 2>/dev/null || $(MAKE) --no-print-directory venv-package
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -e ".[dev]"
 	touch $@
+
+# Debian keeps the venv module in a package of its own.
+.PHONY: venv-package
+venv-package:
+	@echo "$(PYTHON) has no venv: installing Debian's python3-venv"
+	@apt-get update -qq && apt-get install -qq -y python3-venv >/dev/null || \
+	  { echo "install it as root: apt-get install python3-venv" >&2; exit 1; }
 
 demo: $(VENV)/.installed
 	$(BIN)/dsu demo $(if $(FILE),"$(FILE)") --out "$(OUT)"
