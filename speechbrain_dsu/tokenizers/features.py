@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from speechbrain_dsu.nnet.quantizers.base import Quantizer
@@ -34,6 +33,7 @@ class FeatureTokenizer(Tokenizer):
 
     Example
     -------
+    >>> import torch
     >>> from speechbrain_dsu.lobes.features import LogMel
     >>> from speechbrain_dsu.lobes.vocoders.griffin_lim import GriffinLim
     >>> from speechbrain_dsu.nnet.quantizers.scalar import UniformBins
@@ -140,29 +140,3 @@ class FeatureTokenizer(Tokenizer):
         """Quantized frames."""
         return self.quantizer.decode(codes)
 
-
-def fit_frames(features: nn.Module, wavs: Tensor, counts: Tensor | None) -> Tensor:
-    """Valid frames ``[n, dim]`` of a batch, for fitting a quantizer.
-
-    Arguments
-    ---------
-    features : nn.Module
-        As in ``FeatureTokenizer``.
-    wavs : Tensor
-        ``[batch, time]``.
-    counts : Tensor, optional
-        Valid samples, int64 ``[batch]``.
-
-    Returns
-    -------
-    Tensor
-        The frames of all items one after another, padding left out.
-    """
-    frames = features(wavs, counts)
-    if counts is None:
-        return frames.flatten(0, 1)
-    kept = [
-        row[: features.num_frames(n)]
-        for row, n in zip(frames, counts.tolist(), strict=True)
-    ]
-    return torch.cat(kept)
