@@ -139,4 +139,3 @@ class FeatureTokenizer(Tokenizer):
     def embed_batch(self, codes: Tensor) -> Tensor:
         """Quantized frames."""
         return self.quantizer.decode(codes)
-
