@@ -18,7 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bundles", action="store_true", help="ready bundles only")
     parser.add_argument("--family", help="only this family of systems")
     parser.add_argument(
-        "--plain", action="store_true", help="tab-separated, nothing shortened"
+        "--plain",
+        action="store_true",
+        help="for programs: systems tab-separated, bundles one name per line",
     )
 
 
@@ -69,6 +71,9 @@ def _bundles(plain: bool) -> None:
 
     from speechbrain_dsu.utils.paths import bundles_dir, shipped_bundles
 
+    if plain:
+        print("\n".join(shipped_bundles()))
+        return
     rows = []
     for name in shipped_bundles():
         text = (bundles_dir() / name / "manifest.json").read_text(encoding="utf-8")
@@ -85,7 +90,7 @@ def _bundles(plain: bool) -> None:
             ]
         )
     head = ("bundle", "hertz", "frames/s", "codebooks", "bit/s", "licence of weights")
-    common.print_table(head, rows, plain)
+    common.print_table(head, rows, plain=False)
 
 
 def shorten_sizes(sizes: Sequence[int]) -> str:

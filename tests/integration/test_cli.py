@@ -18,6 +18,7 @@ from speechbrain_dsu.cli.main import COMMANDS, main
 from speechbrain_dsu.dataio.token_store import TokenStore
 from speechbrain_dsu.inference.bundles import load_bundle
 from speechbrain_dsu.utils.audio import audio_info, read_audio
+from speechbrain_dsu.utils.paths import shipped_bundles
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SYSTEM = """
@@ -339,6 +340,8 @@ def test_list_shows_every_system_with_a_whole_header(capsys):
 def test_list_bundles(capsys):
     assert main(["list", "--bundles"]) == 0
     assert "80 x 16" in capsys.readouterr().out
+    assert main(["list", "--bundles", "--plain"]) == 0
+    assert capsys.readouterr().out.split("\n")[:-1] == shipped_bundles()
 
 
 def test_demo(tmp_path, capsys):
