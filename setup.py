@@ -15,11 +15,13 @@ EXTRAS = {
     "ray": ["ray[data]"],
     "eval": ["pystoi", "pesq", "jiwer", "sacrebleu"],
     "onnx": ["onnx", "onnxruntime"],
+    "log": ["tensorboard"],
 }
 EXTRAS["dev"] = [
     *EXTRAS["hf"],
     *EXTRAS["eval"],
     *EXTRAS["onnx"],
+    *EXTRAS["log"],
     # Peers that tests and benchmarks compare with.
     "encodec",
     "scikit-learn",
