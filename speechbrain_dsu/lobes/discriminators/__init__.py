@@ -1,0 +1,1 @@
+"""Networks that tell real speech from decoded speech; used in training only."""

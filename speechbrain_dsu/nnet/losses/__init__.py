@@ -1,0 +1,1 @@
+"""Losses: spectra, waveforms, adversarial, distillation, and how they balance."""
