@@ -1,0 +1,1 @@
+"""Waveforms or frames to latents."""

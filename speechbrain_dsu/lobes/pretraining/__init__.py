@@ -1,0 +1,1 @@
+"""What self-supervised encoders learn from: one objective per published system."""
