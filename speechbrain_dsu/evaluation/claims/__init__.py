@@ -13,7 +13,15 @@ from typing import Any
 from speechbrain_dsu.evaluation.report import align_columns
 from speechbrain_dsu.utils.errors import DsuError
 
-_PLACES = {95: "dmel"}
+_PLACES = {
+    25: "secodec",
+    85: "neucodec",
+    95: "dmel",
+    111: "language_codec",
+    179: "vq_survey",
+    217: "dqr_tts",
+    223: "vq_wae",
+}
 """Module of this folder by the system's id in the table of systems."""
 
 SPEECH_VARIABLE = "DSU_SPEECH_DATA"
@@ -63,7 +71,7 @@ def run_claim(
     >>> run_claim(7)
     Traceback (most recent call last):
     ...
-    speechbrain_dsu.utils.errors.DsuError: no claim with the id 7; there are: 95
+    speechbrain_dsu.utils.errors.DsuError: no claim with the id 7; there are: ...95...
     """
     if id not in _PLACES:
         known = ", ".join(map(str, known_claims()))

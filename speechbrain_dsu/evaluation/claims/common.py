@@ -4,6 +4,7 @@ A row compares a system with a baseline over seeds, by one rule for all claims.
 """
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,6 +93,38 @@ def log_mel_8k() -> nn.Module:
     return block("log_mel_80", sample_rate=8000, **sizes)
 
 
+class Cepstra(nn.Module):
+    """Low mel cepstra of ``log_mel_8k``, orthonormal, without the loudness.
+
+    Arguments
+    ---------
+    size : int
+        Coefficients from the first on.
+
+    Example
+    -------
+    >>> Cepstra(12)(torch.zeros(1, 800)).shape
+    torch.Size([1, 11, 12])
+    """
+
+    def __init__(self, size: int = 12):
+        super().__init__()
+        self.features = log_mel_8k()
+        self.sample_rate, self.channels = self.features.sample_rate, self.features.dim
+        steps = (torch.arange(self.channels) + 0.5) * math.pi / self.channels
+        table = torch.outer(steps, torch.arange(1, size + 1)).cos()
+        self.register_buffer("table", table * (2 / self.channels) ** 0.5)
+
+    def forward(self, wavs: Tensor) -> Tensor:
+        """Cepstra ``[batch, frames, size]`` of waveforms ``[batch, time]``."""
+        return self.features(wavs) @ self.table
+
+    def decibels(self, frames: Tensor, decoded: Tensor) -> float:
+        """Mean over frames of the difference of their spectra, in dB."""
+        difference = (frames - decoded).square().sum(-1).div(self.channels).sqrt()
+        return float(difference.double().mean()) * 20 / math.log(10)
+
+
 class Digit(NamedTuple):
     """A spoken digit: who said which, and its frames ``[n, dim]``."""
 
@@ -178,6 +211,33 @@ def share_of_error(frames: Tensor, decoded: Tensor) -> float:
     """
     error = (frames - decoded).double().square().sum()
     return float(error / frames.double().square().sum())
+
+
+def guess_accuracy(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> float:
+    """How often the commonest training answer to what is given is the right one.
+
+    With the same pair twice this is the purity of what is given.
+
+    Arguments
+    ---------
+    train, test : tuple of Tensor
+        What is given ``[n]`` and the answers ``[n]``, int64, not negative.
+
+    Returns
+    -------
+    float
+        0 to 1.
+
+    Example
+    -------
+    >>> train = torch.tensor([0, 0, 0, 1]), torch.tensor([5, 5, 6, 7])
+    >>> guess_accuracy(train, (torch.tensor([0, 1]), torch.tensor([5, 6])))
+    0.5
+    """
+    given, answers = (torch.cat(pair) for pair in zip(train, test, strict=True))
+    table = torch.zeros(int(given.max()) + 1, int(answers.max()) + 1)
+    table.index_put_(train, torch.ones(len(train[0])), accumulate=True)
+    return float((table.argmax(1)[test[0]] == test[1]).double().mean())
 
 
 def make_row(

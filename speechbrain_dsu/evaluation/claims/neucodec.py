@@ -1,0 +1,114 @@
+"""Claim 85: codes of FSQ survive wrong bits better than those of RVQ.
+
+Julian et al., "Finite Scalar Quantization Enables Redundant and Transmission-Robust
+Neural Audio Compression at Low Bit-rates" (NeuCodec, 2025): neighbouring FSQ codes
+mean similar frames, so a flipped bit costs little. Here: one small autoencoder of
+log-mel frames is trained with NeuCodec's quantizer (8 channels of 4 levels) and with
+residual codebooks of as many bits, 16 a frame; the bits of a new speaker's codes are
+then flipped with growing probability before decoding.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from speechbrain_dsu.evaluation.claims.common import (
+    NOT_STATED,
+    RULE,
+    block,
+    joined,
+    log_mel_8k,
+    make_result,
+    make_row,
+    read_digits,
+    seeded,
+    share_of_error,
+)
+from speechbrain_dsu.evaluation.claims.frame_codec import FrameCodec, train_codec
+from speechbrain_dsu.tokens.edits import bit_channel
+
+CLAIM = (
+    "At 16 bits a frame FSQ is worse than RVQ without bit errors, and better when one "
+    "bit in twenty arrives wrong."
+)
+_DIM = 32
+_FSQ = "FSQ 4^8"
+_RIVALS = ("RVQ 2 x 256", "RVQ 4 x 16")
+_SYSTEMS = {
+    _FSQ: ("quantizer_fsq", {"levels": [4] * 8, "dim": 8}),
+    "RVQ 2 x 256": ("quantizer_rvq", {"n_codebooks": 2, "size": 256, "dim": _DIM}),
+    "RVQ 4 x 16": ("quantizer_rvq", {"n_codebooks": 4, "size": 16, "dim": _DIM}),
+}
+_DIGITS = {_FSQ: [4] * 8, "RVQ 2 x 256": [256], "RVQ 4 x 16": [16]}
+_EXPECTED = {0.0: "higher", 0.01: NOT_STATED, 0.05: "lower", 0.1: "lower"}
+_CLEAN = "without flips every code arrives as it was sent"
+_BITS = "both spend 16 bits a frame"
+
+
+def run(data: Path, quick: bool = False) -> dict[str, Any]:
+    """Check the claim.
+
+    Arguments
+    ---------
+    data : Path
+        With fsdd/.
+    quick : bool
+        Two seeds, less speech, fewer steps.
+
+    Returns
+    -------
+    dict
+        See ``run_claim``, without ``command``.
+    """
+    seeds = range(2 if quick else 3)
+    errors: dict[tuple[str, float], list[float]] = {}
+    laws = {_CLEAN: True, _BITS: True}
+    for seed in seeds:
+        takes = 2 if quick else 20
+        digits = read_digits(data, log_mel_8k(), 85, seed, takes).standardised()
+        train, test = joined(digits.train), joined(digits.test)
+        for name, (shipped, settings) in _SYSTEMS.items():
+            with seeded(seed) as generator:
+                codec = FrameCodec(train.shape[1], block(shipped, **settings))
+                train_codec(codec, train, 20 if quick else 3000, generator)
+            codes = codec.encode(test)
+            laws[_BITS] &= total_bits(codec.quantizer.codebook_sizes) == 16
+            for flip in _EXPECTED:
+                channel = torch.Generator().manual_seed(seed)
+                heard = bit_channel(codes, _DIGITS[name], flip, generator=channel)
+                laws[_CLEAN] &= flip > 0 or torch.equal(heard, codes)
+                error = share_of_error(test, codec.decode(heard))
+                errors.setdefault((name, flip), []).append(error)
+    rows = [
+        make_row(
+            f"{flip:.0%} of bits wrong",
+            (rival, errors[rival, flip]),
+            (_FSQ, errors[_FSQ, flip]),
+            expected,
+        )
+        for rival in _RIVALS
+        for flip, expected in _EXPECTED.items()
+    ]
+    return make_result(85, "NeuCodec", CLAIM, _setup(len(seeds)), rows, laws)
+
+
+def total_bits(sizes: tuple[int, ...]) -> int:
+    """Bits of one code per codebook, for sizes that are powers of two.
+
+    Example
+    -------
+    >>> total_bits((256, 16))
+    12
+    """
+    return sum(size.bit_length() - 1 for size in sizes)
+
+
+def _setup(seeds: int) -> str:
+    return (
+        "Log-mel frames of spoken digits (FSDD, 40 channels, 10 ms, standardised); "
+        "encoder, quantizer and decoder trained together, frame by frame, for equal "
+        "steps. Squared error of a speaker nobody trained on, as a share of the "
+        "frames' squares; every bit flips independently, natural binary codes. "
+        f"{seeds} seeds for split, initial values, batches and flips. {RULE}"
+    )
