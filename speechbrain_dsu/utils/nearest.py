@@ -9,11 +9,18 @@ from torch import Tensor
 
 from speechbrain_dsu.utils.errors import DsuError
 
-# Scores of one block stay near the last-level cache of a CPU (16 MB of float32);
-# an accelerator wants fewer, larger products.
-_CPU_SCORES = 2**22
-_DEVICE_SCORES = 2**26
+# Frames are taken in blocks, scores within them in smaller ones, which stay in the
+# caches of a CPU where writing them is most of the work (4 MB of float32) and are
+# larger where the product is (16 MB); an accelerator wants few and large ones.
 _CPU_ROWS = 2048
+_CPU_SCORES = 2**20
+_CPU_SCORES_WIDE = 2**22
+_DEVICE_SCORES = 2**26
+_WIDE = 256
+
+# Maxima over this many neighbouring scores come first: they are vectorised, which a
+# maximum with its place is not. It is then looked for in one group.
+_GROUP = 64
 
 # Two scores closer than this, in units of |frame| * |centre|, may be ordered by the
 # rounding of the product alone. float32 sums of a thousand terms stay within a few
@@ -76,47 +83,18 @@ def nearest_centers(
         centers = centers.detach().to(frames.device, torch.float32).contiguous()
         if half_norms is None:
             half_norms = centers.square().sum(1).mul_(0.5)
-        rows = block_rows(len(centers), frames.device)
         radius = (2 * half_norms.max()).sqrt() * _rounding() if exact else None
-        for start in range(0, len(frames), rows):
-            block = frames[start : start + rows].detach().float()
+        search = _Search(centers, half_norms, len(frames))
+        for start in range(0, len(frames), search.rows):
+            block = frames[start : start + search.rows].detach().float()
+            here = slice(start, start + len(block))
             norms = torch.linalg.vector_norm(block, dim=1)
-            scores = _scores(block, centers, half_norms, full=len(block) == rows)
-            best, order = scores.max(dim=1)
-            if exact and len(centers) > 1:
-                scores.scatter_(1, order[:, None], -torch.inf)
-                gap = best - scores.amax(1)
-                close[start : start + rows] = gap <= radius * norms
-            ids[start : start + rows] = order
-            squared = norms.square_().sub_(best, alpha=2).clamp_(min=0)
-            distances[start : start + rows] = squared
+            ids[here], best, second = search(block, runner_up=exact)
+            if exact:
+                close[here] = best - second <= radius * norms
+            distances[here] = norms.square_().sub_(best, alpha=2).clamp_(min=0)
         _settle(frames, centers, close, ids)
     return ids, distances
-
-
-def block_rows(size: int, device: torch.device) -> int:
-    """Frames per block such that its scores against all centres stay small.
-
-    Arguments
-    ---------
-    size : int
-        Number of centres.
-    device : torch.device
-        Where the product runs.
-
-    Returns
-    -------
-    int
-        Rows of one block.
-
-    Example
-    -------
-    >>> block_rows(500, torch.device("cpu"))
-    2048
-    """
-    if device.type == "cpu":
-        return max(64, min(_CPU_ROWS, _CPU_SCORES // size))
-    return max(256, _DEVICE_SCORES // size)
 
 
 def _check(frames: Tensor, centers: Tensor) -> None:
@@ -134,20 +112,72 @@ def _rounding() -> float:
     return _ROUNDING_FULL if full else _ROUNDING_REDUCED
 
 
-def _scores(block: Tensor, centers: Tensor, half_norms: Tensor, full: bool) -> Tensor:
-    """Product minus half norm: the larger, the nearer (the frame's norm drops out).
+class _Search:
+    """Best and second best scores of blocks of frames, in memory that is reused.
 
-    On a CPU full blocks go through a 1x1 convolution, whose oneDNN kernel is 5 to
-    20 % faster than the matrix product of the same sizes. It is compiled once per
-    shape, hence not for the ragged last block.
+    A score is the product minus half the centre's squared norm: the larger, the
+    nearer (the frame's norm drops out).
     """
-    if full and block.device.type == "cpu" and torch.backends.mkldnn.is_available():
-        rows, dim = block.shape
-        image = block.contiguous().view(1, rows, 1, dim).permute(0, 3, 1, 2)
-        weight = centers.view(*centers.shape, 1, 1)
-        scores = torch.nn.functional.conv2d(image, weight, -half_norms)
-        return scores.permute(0, 2, 3, 1).reshape(rows, len(centers))
-    return torch.addmm(-half_norms, block, centers.t())
+
+    def __init__(self, centers: Tensor, half_norms: Tensor, frames: int):
+        size, dim = centers.shape
+        on_cpu = centers.device.type == "cpu"
+        self.width = min(_GROUP, size)
+        # Whole groups: filled up with centres that never win.
+        missing = -size % self.width
+        pad = torch.nn.functional.pad
+        self.centers = pad(centers, (0, 0, 0, missing)) if missing else centers
+        self.bias = pad(-half_norms, (0, missing), value=-torch.inf)
+        self.groups = len(self.centers) // self.width
+        scores = _CPU_SCORES if dim < _WIDE else _CPU_SCORES_WIDE
+        self.part = max(64, (scores if on_cpu else _DEVICE_SCORES) // size)
+        self.part = max(1, min(self.part, frames, _CPU_ROWS if on_cpu else frames))
+        self.rows = max(self.part, _CPU_ROWS // self.part * self.part)
+        self.convolve = on_cpu and dim >= _WIDE and torch.backends.mkldnn.is_available()
+        self.scores = centers.new_empty(self.part, len(self.centers))
+        rows = min(self.rows, frames)
+        self.tops = centers.new_empty(rows, self.groups)
+        self.inside = centers.new_empty(rows, self.width)
+        first = torch.arange(self.part, device=centers.device)
+        self.first = first * self.groups
+
+    def __call__(
+        self, block: Tensor, runner_up: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Index and value of the best of each frame, and the value of the next."""
+        tops, inside = self.tops[: len(block)], self.inside[: len(block)]
+        best, chosen = block.new_empty(len(block)), self.first.new_empty(len(block))
+        for start in range(0, len(block), self.part):
+            part = block[start : start + self.part]
+            here = slice(start, start + len(part))
+            groups = self._score(part).view(-1, self.width)
+            torch.amax(groups, 1, out=tops[here].view(-1))
+            torch.max(tops[here], 1, out=(best[here], chosen[here]))
+            rows = self.first[: len(part)] + chosen[here]
+            torch.index_select(groups, 0, rows, out=inside[here])
+        place = inside.max(1).indices
+        ids = place.add(chosen, alpha=self.width)
+        if not runner_up:
+            return ids, best, None
+        tops.scatter_(1, chosen[:, None], -torch.inf)
+        inside.scatter_(1, place[:, None], -torch.inf)
+        return ids, best, torch.maximum(tops.amax(1), inside.amax(1))
+
+    def _score(self, part: Tensor) -> Tensor:
+        """Scores against all centres.
+
+        On a CPU full parts of wide frames go through a 1x1 convolution, whose oneDNN
+        kernel is 5 to 20 % faster than the matrix product of the same sizes. It is
+        compiled once per shape, hence not for the ragged last part.
+        """
+        rows, dim = part.shape
+        if not self.convolve or rows < self.part:
+            scores = self.scores[:rows]
+            return torch.addmm(self.bias, part, self.centers.t(), out=scores)
+        image = part.contiguous().view(1, rows, 1, dim).permute(0, 3, 1, 2)
+        weight = self.centers.view(*self.centers.shape, 1, 1)
+        scores = torch.nn.functional.conv2d(image, weight, self.bias)
+        return scores.permute(0, 2, 3, 1).reshape(rows, -1)
 
 
 def _settle(frames: Tensor, centers: Tensor, close: Tensor, ids: Tensor) -> None:
