@@ -14,8 +14,8 @@ from speechbrain_dsu.utils.errors import DsuError
 class BinaryHash(GroupedChannels):
     """A learned hash: a linear layer, and the signs of what comes out.
 
-    The hash layer of Wang et al., "To be Continuous, or to be Discrete, Those are
-    Bits of Questions" (2024): codes are the signs, gradients those of the tanh. The
+    The hash layer of Wang and Utiyama, "To be Continuous, or to be Discrete, Those
+    are Bits of Questions" (2024): codes are the signs, gradients those of the tanh. The
     decoder is a linear layer. Trained by reconstruction, by
     ``contrastive_hash_loss`` on ``scores``, or both.
 
@@ -100,9 +100,10 @@ def contrastive_hash_loss(
 ) -> Tensor:
     """Pull hashes of one label together, push the others apart.
 
-    After Wang et al. (2024): an anchor's soft signs are compared with the hard signs
-    of all others by their mean product; of the positives only the most similar one
-    counts ("max" instance selection), so that a label may have several codes:
+    After the contrastive loss and the instance selection of Wang and Utiyama (2024),
+    there for spans of a parse, here for frames: an anchor's soft signs are compared
+    with the hard signs of all others by their mean product; of the positives only the
+    most similar one counts, so that a label may have several codes:
     ``mean_i log sum_{j != i} exp(s_ij / t) - max_{p ~ i} s_ip / t``.
 
     Arguments

@@ -18,11 +18,13 @@ from speechbrain_dsu.utils.nearest import nearest_centers
 class TransportCodebook(TrainedQuantizer):
     """Nearest vector of a codebook learned through an optimal-transport loss.
 
-    Vuong et al., "Vector Quantized Wasserstein Auto-Encoder" (2023), equation 7: in
-    place of codebook and commitment loss, frames are moved at least cost onto the
-    vectors, which have a learned distribution. Every vector with weight has to
-    receive its share of frames, so none dies. The transport is the entropic one
-    (Cuturi, "Sinkhorn Distances", 2013), on the frames of the local batch.
+    Vuong et al., "Vector Quantized Wasserstein Auto-Encoder" (2023), the objective of
+    the practical algorithm: in place of codebook and commitment loss, frames are
+    moved at least cost onto the vectors, which have a learned distribution. (The
+    first version, submitted to ICLR 2023, keeps it uniform: section 3.2.) Every vector
+    with weight has to receive its share of frames, so none dies. The transport is the
+    entropic one (Cuturi, "Sinkhorn Distances", 2013), on the frames of the local
+    batch.
 
     Losses, weighted: "transport" (squared distance per channel under the plan) and
     "spread", the divergence of the learned distribution from the uniform one.
