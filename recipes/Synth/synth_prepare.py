@@ -38,7 +38,12 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--voices", nargs="+", help="flite voices, espeak-ng variants")
     parser.add_argument("--held_out", nargs="*", default=["slt", "m3"])
     parser.add_argument(
-        "--texts", nargs="+", type=_pair, default=[], metavar="en=FILE", help="own lines"
+        "--texts",
+        nargs="+",
+        type=_pair,
+        default=[],
+        metavar="en=FILE",
+        help="own lines",
     )
     parser.add_argument("--valid_utterances", type=int, default=100)
     parser.add_argument("--test_utterances", type=int, default=60, help="per voice")

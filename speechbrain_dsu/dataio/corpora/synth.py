@@ -10,7 +10,7 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
 from functools import partial
 from itertools import chain
@@ -114,7 +114,7 @@ def generate(
     """
     plan = Plan(
         seed,
-        dict(languages or LANGUAGES),
+        dict(LANGUAGES if languages is None else languages),
         tuple(voices) if voices is not None else None,
         tuple(held_out),
         {name: str(path) for name, path in texts.items()} if texts else None,
@@ -182,7 +182,7 @@ def _make_train(
 ) -> list[tuple[Chapter, float]]:
     """The first training chapters that reach ``seconds``; a few more are made."""
     chapters = plan.train()
-    ahead: deque = deque()
+    ahead: deque[tuple[Chapter, Future[float]]] = deque()
     made: list[tuple[Chapter, float]] = []
     total = 0.0
     while total < seconds:
@@ -229,7 +229,7 @@ def _make(root: Path, chapter: Chapter) -> float:
 
 
 def _remove_others(root: Path, chapters: Sequence[Chapter]) -> None:
-    """Remove chapters made ahead that the corpus didn't need, by this or a killed run."""
+    """Remove what this or a killed run made ahead and the corpus doesn't need."""
     wanted = {root / chapter.path for chapter in chapters}
     for folder in root.glob(f"{FOLDERS['train']}/*/*"):
         if folder not in wanted:

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count, islice
 
-from speechbrain_dsu.dataio.corpora.synth_lexicon import LANGUAGES
 from speechbrain_dsu.dataio.corpora.synth_text import (
     draw_content,
     draw_line,

@@ -21,7 +21,7 @@ _MALE = (
 )
 _FEMALE = "f1 f2 f3 f4 f5 Alicia Andrea Annie anika aunty belinda linda steph"
 ESPEAK = {**dict.fromkeys(_MALE.split(), "M"), **dict.fromkeys(_FEMALE.split(), "F")}
-"""Variants of espeak-ng that sound like people (no robots, no whisper) and don't clip: their sex."""
+"""Variants of espeak-ng and their sex: no robots, no whisper, none that clips."""
 
 # By the names of espeak-ng's files: some variants don't go with the other names.
 _ACCENTS = {
