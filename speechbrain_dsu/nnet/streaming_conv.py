@@ -226,6 +226,10 @@ class StreamConv1d(nn.Conv1d):
         padded = self.windows(signal)
         if padded.shape[-1] < self.lengths.span:
             return padded.new_zeros(len(padded), self.out_channels, 0)
+        return self.convolve(padded)
+
+    def convolve(self, padded: Tensor) -> Tensor:
+        """The convolution of what ``windows`` gave."""
         return super().forward(padded)
 
 

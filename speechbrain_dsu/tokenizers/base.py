@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from speechbrain_dsu.tokenizers.batching import (
     overlapping_chunks,
     valid_items,
 )
+from speechbrain_dsu.tokenizers.streaming import StreamsTokens
 from speechbrain_dsu.tokens.streams import Tokens
 from speechbrain_dsu.utils.audio import AudioReader
 from speechbrain_dsu.utils.errors import DsuError
@@ -26,7 +28,7 @@ from speechbrain_dsu.utils.lengths import (
 )
 
 
-class Tokenizer(nn.Module):
+class Tokenizer(StreamsTokens, nn.Module):
     """Waveforms ``[batch, time]`` to tokens ``[batch, frames, codebooks]``.
 
     An utterance's tokens do not depend on the batch it comes in. ``batching`` says
@@ -159,9 +161,8 @@ class Tokenizer(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the model lies (the CPU if it has no tensors)."""
-        for tensor in (*self.parameters(), *self.buffers()):
-            return tensor.device
-        return torch.device("cpu")
+        tensors = chain(self.parameters(), self.buffers())
+        return next(tensors, torch.empty(0)).device
 
     def num_frames(self, n_samples: int) -> int:
         """Exact number of frames of an utterance of ``n_samples`` samples."""

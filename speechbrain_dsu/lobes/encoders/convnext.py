@@ -51,6 +51,8 @@ class ConvNextEncoder(nn.Module):
         self.frames = frames
         self.sample_rate, self.hop, self.dim = frames.sample_rate, frames.hop, dim
         self.causal = frames.causal
+        # Frames behind an item's end don't reach back: zeros there are exact.
+        self.masks_padding = frames.causal
         self.body = ConvNext(
             frames.dim, channels, hidden, layers, kernel, causal=frames.causal
         )
