@@ -1,6 +1,7 @@
 """Phone alignments: read from plain files, and laid over frames."""
 
 import csv
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -129,11 +130,15 @@ def frame_labels(alignment: Alignment, times: Tensor, ids: Mapping[str, int]) ->
     return table[alignment.at(times)]
 
 
-def read_alignments(path: str | Path, tier: str = "phones") -> dict[str, Alignment]:
+def read_alignments(
+    path: str | Path, tier: str = "phones", needed: bool = True
+) -> dict[str, Alignment]:
     """Alignments of a corpus, by utterance.
 
     - A ``.csv`` or ``.tsv`` file with a head line and the columns ``utterance``,
       ``start``, ``end`` (seconds) and ``phone``; other columns are not read.
+    - A ``.json`` manifest whose entries have ``phones`` and ``phone_ends`` (seconds),
+      both separated by spaces, the first phone starting at 0.
     - A folder of ``.TextGrid`` files in Praat's long text form, as the Montreal
       Forced Aligner writes them; an utterance's id is the file's path in the folder
       without suffix. Empty intervals are left out.
@@ -144,11 +149,13 @@ def read_alignments(path: str | Path, tier: str = "phones") -> dict[str, Alignme
         File or folder.
     tier : str
         Name of the interval tier in TextGrids (also ``"<speaker> - phones"``).
+    needed : bool
+        Raise if there are none.
 
     Returns
     -------
     dict of str to Alignment
-        At least one.
+        By utterance.
 
     Raises
     ------
@@ -171,9 +178,11 @@ def read_alignments(path: str | Path, tier: str = "phones") -> dict[str, Alignme
         }
     elif path.suffix in (".csv", ".tsv"):
         found = _table(path)
+    elif path.suffix == ".json":
+        found = _manifest(path)
     else:
-        raise DsuError(f"{path}: give a .csv or .tsv file or a folder of TextGrids")
-    if not found:
+        raise DsuError(f"{path}: give a .csv, .tsv or .json file or TextGrids' folder")
+    if needed and not found:
         raise DsuError(f"{path}: holds no alignments")
     return found
 
@@ -199,6 +208,27 @@ def _table(path: Path) -> dict[str, Alignment]:
     except (OSError, UnicodeDecodeError) as error:
         raise DsuError(f"{path}: cannot be read ({error})") from None
     return {name: _alignment(sorted(r), f"{path}: {name}") for name, r in rows.items()}
+
+
+def _manifest(path: Path) -> dict[str, Alignment]:
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DsuError(f"{path}: cannot be read ({error})") from None
+    found = {}
+    for name, entry in entries.items() if isinstance(entries, dict) else ():
+        if not isinstance(entry, dict) or not {"phones", "phone_ends"} <= set(entry):
+            continue
+        phones, ends = entry["phones"].split(), entry["phone_ends"].split()
+        try:
+            times = [0.0, *map(float, ends)]
+            rows = list(zip(times, times[1:], phones, strict=True))
+        except ValueError:
+            raise DsuError(
+                f"{path}: {name}: {len(phones)} phones with the ends {ends}"
+            ) from None
+        found[name] = _alignment(rows, f"{path}: {name}")
+    return found
 
 
 def _text_grid(path: Path, tier: str) -> Alignment:

@@ -6,7 +6,8 @@ Every score takes both signals with their sample rates, resamples by
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -14,12 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from speechbrain_dsu.evaluation.intervals import bootstrap_interval
 from speechbrain_dsu.utils.audio import resample
 from speechbrain_dsu.utils.errors import DsuError
 from speechbrain_dsu.utils.optional import require
 
 MEL_RATE = 16000
 """The mel distance is measured at this rate, whatever the signals' own."""
+
+PESQ_RATE = 16000
+"""PESQ is taken at this rate, whatever the signals' own."""
 
 MEL_FLOOR_DB = -80.0
 """Levels below it count as equal; a sine wave at full scale is at about 0 dB."""
@@ -48,8 +53,19 @@ class Scores:
         return self.values[name]
 
 
+Metric = Callable[[Tensor, int, Tensor, int], Any]
+"""Reference, its rate, decoded, its rate, to one number or as many as it has names.
+
+It raises DsuError where it is not defined or lacks a package.
+"""
+
+
 def score(
-    reference: Tensor, reference_rate: int, decoded: Tensor, decoded_rate: int
+    reference: Tensor,
+    reference_rate: int,
+    decoded: Tensor,
+    decoded_rate: int,
+    metrics: Mapping[tuple[str, ...], Metric] | None = None,
 ) -> Scores:
     """All scores of one decoded signal against its original.
 
@@ -59,12 +75,14 @@ def score(
         ``[time]``. The longer one is cut at its end.
     reference_rate, decoded_rate : int
         Of each, in hertz.
+    metrics : mapping of names to callable, optional
+        By default ``stoi``, ``mel_l1`` (dB) and ``mel_l2`` (dB).
 
     Returns
     -------
     Scores
-        ``stoi``, ``mel_l1`` (dB) and ``mel_l2`` (dB); a score that fails or whose
-        package is missing is None, with its reason.
+        By name; a score that fails or whose package is missing is None, with its
+        reason.
 
     Example
     -------
@@ -72,55 +90,65 @@ def score(
     >>> score(wav, 16000, wav[:-100], 16000)["mel_l1"]
     0.0
     """
-    values: dict[str, float | None] = {"stoi": None, "mel_l1": None, "mel_l2": None}
+    if metrics is None:
+        metrics = {("stoi",): stoi, ("mel_l1", "mel_l2"): mel_distance}
+    values: dict[str, float | None] = {}
     reasons: dict[str, str] = {}
-    pair = (reference, reference_rate, decoded, decoded_rate)
-    try:
-        values["stoi"] = stoi(*pair)
-    except DsuError as error:
-        reasons["stoi"] = str(error)
-    try:
-        values["mel_l1"], values["mel_l2"] = mel_distance(*pair)
-    except DsuError as error:
-        reasons["mel_l1"] = reasons["mel_l2"] = str(error)
+    for names, metric in metrics.items():
+        try:
+            found = metric(reference, reference_rate, decoded, decoded_rate)
+        except DsuError as error:
+            values |= dict.fromkeys(names)
+            reasons |= dict.fromkeys(names, str(error))
+            continue
+        values |= zip(names, found if len(names) > 1 else (found,), strict=True)
     return Scores(values, reasons)
 
 
-def summarize(scores: Iterable[Scores]) -> dict[str, dict[str, Any]]:
+def summarize(scores: Iterable[Scores], seed: int = 0) -> dict[str, dict[str, Any]]:
     """Mean of each score over the pairs that have it, and how many have not.
 
     Arguments
     ---------
     scores : iterable of Scores
         One per pair.
+    seed : int
+        Of the intervals.
 
     Returns
     -------
     dict
-        Per score: ``mean`` (None if no pair has it), ``n_scored``, ``n_failed``,
-        and ``reasons``, the number of pairs for each reason.
+        Per score: ``mean`` (None if no pair has it), ``interval`` (95 % of the mean,
+        see ``bootstrap_interval``), ``n_scored``, ``n_failed``, and ``reasons``, the
+        number of pairs for each reason.
 
     Example
     -------
     >>> pairs = [Scores({"stoi": 0.5}), Scores({"stoi": None}, {"stoi": "too short"})]
-    >>> summarize(pairs)["stoi"]
-    {'mean': 0.5, 'n_scored': 1, 'n_failed': 1, 'reasons': {'too short': 1}}
+    >>> found = summarize(pairs)["stoi"]
+    >>> found["mean"], found["n_scored"], found["n_failed"], found["reasons"]
+    (0.5, 1, 1, {'too short': 1})
     """
-    found: dict[str, dict[str, Any]] = {}
+    values: dict[str, list[float]] = {}
+    reasons: dict[str, Counter[str]] = {}
     for item in scores:
         for name, value in item.values.items():
-            row = found.setdefault(
-                name, {"mean": None, "n_scored": 0, "n_failed": 0, "reasons": {}}
-            )
+            row = values.setdefault(name, [])
+            why = reasons.setdefault(name, Counter())
             if value is None:
-                reason = item.reasons.get(name, "no reason given")
-                row["n_failed"] += 1
-                row["reasons"][reason] = row["reasons"].get(reason, 0) + 1
+                why[item.reasons.get(name, "no reason given")] += 1
             else:
-                row["n_scored"] += 1
-                before = row["mean"] or 0.0
-                row["mean"] = before + (value - before) / row["n_scored"]
-    return found
+                row.append(value)
+    return {
+        name: {
+            "mean": math.fsum(row) / len(row) if row else None,
+            "interval": bootstrap_interval(row, seed=seed),
+            "n_scored": len(row),
+            "n_failed": sum(reasons[name].values()),
+            "reasons": dict(reasons[name]),
+        }
+        for name, row in values.items()
+    }
 
 
 def align(
@@ -197,6 +225,34 @@ def stoi(
     if not math.isfinite(value):
         raise DsuError(f"STOI came out as {value}")
     return value
+
+
+def pesq(
+    reference: Tensor, reference_rate: int, decoded: Tensor, decoded_rate: int
+) -> float:
+    """Wide-band PESQ (ITU-T P.862.2) at 16 kHz, by the package ``pesq``.
+
+    A mean opinion score between 1.04 and 4.64. It was made for telephone codecs: of
+    speech that a vocoder made anew it says little.
+
+    Raises
+    ------
+    DsuError
+        If ``pesq`` is not installed, a signal is silent, or it finds no speech.
+    """
+    module = require("pesq", extra="eval", needed_by="PESQ")
+    pair = align(reference, reference_rate, decoded, decoded_rate, PESQ_RATE)
+    if not all(bool(wav.any()) for wav in pair):
+        raise DsuError("PESQ is not defined: a signal is silent")
+    try:
+        value = module.pesq(PESQ_RATE, pair[0].numpy(), pair[1].numpy(), "wb")
+    except module.PesqError as error:
+        said = error.args[0] if error.args else type(error).__name__
+        said = said.decode() if isinstance(said, bytes) else str(said)
+        raise DsuError(f"PESQ is not defined: {said}") from None
+    if not math.isfinite(value):
+        raise DsuError(f"PESQ came out as {value}")
+    return float(value)
 
 
 def mel_distance(
