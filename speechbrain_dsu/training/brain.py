@@ -68,8 +68,10 @@ class UnitBrain(sb.Brain):
         Modules that are averaged; all by default.
     max_minutes : float, optional
         Stop at a checkpoint after this time; the same command then goes on.
+    report_steps : int, optional
+        A line in the log every so many optimiser steps: for long epochs.
     loggers : sequence
-        SpeechBrain's train loggers.
+        SpeechBrain's train loggers, fed at the end of each epoch.
 
     Example
     -------
@@ -104,6 +106,7 @@ class UnitBrain(sb.Brain):
         ema_decay: float | None = None,
         ema_modules: Sequence[str] | None = None,
         max_minutes: float | None = None,
+        report_steps: int | None = None,
         loggers: Sequence[Any] = (),
     ):
         super().__init__(
@@ -111,7 +114,8 @@ class UnitBrain(sb.Brain):
         )
         self.loss_weights = None if loss_weights is None else dict(loss_weights)
         self.scheduler, self.schedulers_dict = scheduler, {}
-        self.max_minutes, self.log = max_minutes, EpochLog(loggers)
+        self.max_minutes, self.report_steps = max_minutes, report_steps
+        self.log = EpochLog(loggers)
         self.guard = NonFiniteGuard(self.nonfinite_patience)
         self.stats: dict[str, dict[str, float]] = {}
         self.stopped, self._begin = False, time.monotonic()
@@ -231,6 +235,21 @@ class UnitBrain(sb.Brain):
         for module in self._stepped:
             module.set_step(self.optimizer_step)
 
+    def on_fit_batch_end(
+        self, batch: Any, outputs: Any, loss: Tensor, should_step: bool
+    ) -> None:
+        """Report every ``report_steps`` steps."""
+        every = self.report_steps
+        if every and should_step and self.optimizer_step % every == 0:
+            self.log.write(self._meta(), recent=self.log.recent())
+
+    def _meta(self) -> dict[str, float]:
+        meta: dict[str, float] = {"steps": self.optimizer_step}
+        for name, optimizer in (self.optimizers_dict or {}).items():
+            meta[f"lr {name}"] = optimizer.param_groups[0]["lr"]
+        meta["minutes"] = (time.monotonic() - self._begin) / 60
+        return meta
+
     # Epochs.
 
     def make_dataloader(
@@ -280,6 +299,8 @@ class UnitBrain(sb.Brain):
                 dict(train_loader_kwargs or {}),
                 dict(valid_loader_kwargs or {}),
             )
+        except _CompleteError:
+            logger.info("all %d steps are done", self.optimizer_step)
         except _TimeIsUpError:
             self.stopped = True
             place = self.checkpointer.checkpoints_dir if self.checkpointer else None
@@ -296,6 +317,9 @@ class UnitBrain(sb.Brain):
         if hasattr(dataset, "set_epoch"):
             dataset.set_epoch(epoch)
         self.guard.reset()
+        if self._optimizer_step_limit_exceeded:
+            # A run that was complete is started again.
+            raise _CompleteError
         super()._fit_train(train_set, epoch, enable)
 
     def _fit_valid(self, valid_set: Any, epoch: int, enable: bool) -> None:
@@ -343,10 +367,7 @@ class UnitBrain(sb.Brain):
 
     def end_epoch(self, epoch: int) -> None:
         """Log the epoch in a line and save a checkpoint."""
-        meta = {"epoch": epoch, "steps": self.optimizer_step}
-        for name, optimizer in (self.optimizers_dict or {}).items():
-            meta[f"lr {name}"] = optimizer.param_groups[0]["lr"]
-        meta["minutes"] = (time.monotonic() - self._begin) / 60
+        meta = {"epoch": epoch, **self._meta()}
         train, valid = self.stats["train"], self.stats.get("valid")
         self.log.write(meta, self._health, train=train, valid=valid)
         if self.checkpointer is None:
@@ -365,4 +386,8 @@ class UnitBrain(sb.Brain):
 
 
 class _TimeIsUpError(Exception):
+    pass
+
+
+class _CompleteError(Exception):
     pass

@@ -45,6 +45,7 @@ class EpochLog:
         self._sums: dict[str, float] = {}
         self._steps: dict[str, int] = {}
         self._usage: list[Tensor] = []
+        self._seen: tuple[dict, dict] = ({}, {})
 
     def add(self, values: Mapping[str, float]) -> None:
         """Note one step's numbers; those that are not finite are left out."""
@@ -76,6 +77,17 @@ class EpochLog:
                 self._usage.append(torch.zeros_like(counts))
             self._usage[place] = self._usage[place] + counts
 
+    def recent(self) -> dict[str, float]:
+        """Means by name over what came since the last call, or the beginning."""
+        sums, steps = self._seen
+        self._seen = dict(self._sums), dict(self._steps)
+        return {
+            name: (total - sums.get(name, 0.0))
+            / (self._steps[name] - steps.get(name, 0))
+            for name, total in self._sums.items()
+            if self._steps[name] > steps.get(name, 0)
+        }
+
     def finish(self) -> tuple[dict[str, float], str | None]:
         """Means by name, and the codebooks' line if there are any; then forget.
 
@@ -98,7 +110,7 @@ class EpochLog:
         health: str | None = None,
         **stats: Mapping[str, float] | None,
     ) -> None:
-        """One line to the log, and the numbers to SpeechBrain's loggers.
+        """One line to the log; those of an epoch also to SpeechBrain's loggers.
 
         Arguments
         ---------
@@ -107,7 +119,8 @@ class EpochLog:
         health : str, optional
             The codebooks' line.
         **stats
-            Means by name for ``train``, ``valid`` and ``test``.
+            Means by name for ``train``, ``valid`` and ``test`` (or ``recent``, which is
+            for the line alone).
         """
         groups = {"": meta, **{f"{name}: ": values for name, values in stats.items()}}
         parts = [
@@ -116,6 +129,8 @@ class EpochLog:
             if values
         ]
         logger.info(" | ".join(parts if health is None else [*parts, health]))
+        if "recent" in stats:
+            return
         found = {f"{name}_stats": values for name, values in stats.items()}
         for train_logger in self.loggers:
             train_logger.log_stats(dict(meta), **found)

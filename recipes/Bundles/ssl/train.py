@@ -1,0 +1,31 @@
+#!/usr/bin/env python3
+"""Train the encoder that comes with the package, and seal its units as bundles.
+
+python train.py hparams/ssl-units.yaml --data_folder=/corpora --synth_folder=/synth
+"""
+
+import sys
+
+from speechbrain.utils.distributed import run_on_main
+
+from speechbrain_dsu.dataio import corpora
+from speechbrain_dsu.dataio.corpora.synth import prepare_synth
+from speechbrain_dsu.dataio.training_data import mixed_items
+from speechbrain_dsu.inference import save_bundle
+from speechbrain_dsu.training.experiment import experiment, pretrain_and_seal
+
+if __name__ == "__main__":
+    with experiment(sys.argv[1:]) as (hparams, device):
+        parts = {"train": {}, "valid": {}}
+        for name, options in hparams["prepare"].items():
+            prepare = prepare_synth if name == "synth" else None
+            prepare = prepare or getattr(corpora, f"prepare_{name}")
+            run_on_main(prepare, kwargs=options)
+            for part, hours in parts.items():
+                if name in hparams[part]:
+                    path = f"{options['save_folder']}/{part}.json"
+                    hours[name] = corpora.read_manifest(path, options["data_folder"])
+        items = {
+            part: mixed_items(found, hparams[part]) for part, found in parts.items()
+        }
+        pretrain_and_seal(hparams, items["train"], items["valid"], device, save_bundle)
