@@ -25,8 +25,6 @@ class ConvPositions(nn.Module):
         Width of the kernel in frames.
     groups : int
         Groups of channels; divides ``dim``.
-    causal : bool
-        Look at frames up to the present one only.
 
     Example
     -------
@@ -34,7 +32,7 @@ class ConvPositions(nn.Module):
     torch.Size([1, 5, 8])
     """
 
-    def __init__(self, dim: int, taps: int, groups: int, causal: bool = False):
+    def __init__(self, dim: int, taps: int, groups: int):
         super().__init__()
         if dim % groups:
             raise DsuError(f"dim={dim} is no multiple of position groups {groups}")
@@ -43,8 +41,7 @@ class ConvPositions(nn.Module):
         nn.init.zeros_(conv.bias)
         self.conv = weight_norm(conv, dim=2)
         # An even kernel looks one frame further to the left than to the right.
-        left = taps - 1 if causal else taps // 2
-        self.padding = (left, taps - 1 - left)
+        self.padding = (taps // 2, taps - 1 - taps // 2)
         self._folded: tuple[tuple, Tensor] | None = None
 
     def extra_repr(self) -> str:

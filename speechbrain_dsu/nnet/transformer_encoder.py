@@ -51,7 +51,6 @@ class SelfAttention(nn.Module):
         self,
         hidden: Tensor,
         mask: Tensor | None = None,
-        causal: bool = False,
         bias: Tensor | None = None,
     ) -> Tensor:
         """Attend.
@@ -62,8 +61,6 @@ class SelfAttention(nn.Module):
             ``[batch, frames, dim]``.
         mask : Tensor, optional
             True where a key may be seen: bool ``[batch, 1, 1, frames]``.
-        causal : bool
-            Frames see themselves and what lies before; takes no ``mask``.
         bias : Tensor, optional
             Of ``RelativeBias``, ``[heads, frames, frames]``.
         """
@@ -80,7 +77,6 @@ class SelfAttention(nn.Module):
             value,
             attn_mask=mask,
             dropout_p=self.dropout if self.training else 0.0,
-            is_causal=causal,
         )
         return self.output(mixed.transpose(1, 2).reshape(batch, frames, dim))
 
@@ -129,11 +125,10 @@ class Block(nn.Module):
         self,
         hidden: Tensor,
         mask: Tensor | None = None,
-        causal: bool = False,
         bias: Tensor | None = None,
     ) -> Tensor:
         """Frames ``[batch, frames, dim]``; arguments as of ``SelfAttention``."""
-        given = (mask, causal, bias)
+        given = (mask, bias)
         if self.norm_first:
             mixed = self.attention(self.attention_norm(hidden), *given)
             hidden = hidden + self.dropout(mixed)
@@ -169,8 +164,6 @@ class TransformerEncoder(nn.Module):
         Distances that WavLM tells apart (320 there); 0: no relative position bias.
     relative_reach : int
         Distance in frames from which on all are taken as one.
-    causal : bool
-        Frames see nothing behind them, positions included.
     dropout, attention_dropout, activation_dropout : float
         As in ``Block``.
     layer_dropout : float
@@ -179,7 +172,7 @@ class TransformerEncoder(nn.Module):
     Raises
     ------
     DsuError
-        If sizes don't divide, or a causal encoder is asked for a relative bias.
+        If sizes don't divide.
 
     Example
     -------
@@ -201,18 +194,15 @@ class TransformerEncoder(nn.Module):
         position_groups: int = 16,
         relative_buckets: int = 0,
         relative_reach: int = 800,
-        causal: bool = False,
         dropout: float = 0.1,
         attention_dropout: float = 0.1,
         activation_dropout: float = 0.0,
         layer_dropout: float = 0.0,
     ):
         super().__init__()
-        if causal and relative_buckets:
-            raise DsuError("a causal encoder takes no relative position bias")
         self.dim, self.heads, self.norm_first = dim, heads, norm_first
-        self.causal, self.layer_dropout = causal, layer_dropout
-        self.positions = ConvPositions(dim, positions, position_groups, causal)
+        self.layer_dropout = layer_dropout
+        self.positions = ConvPositions(dim, positions, position_groups)
         self.bias = None
         if relative_buckets:
             self.bias = RelativeBias(heads, relative_buckets, relative_reach)
@@ -227,7 +217,7 @@ class TransformerEncoder(nn.Module):
 
     def extra_repr(self) -> str:
         """Settings that decide the states and that weights don't show."""
-        return f"heads={self.heads}, norm_first={self.norm_first}, causal={self.causal}"
+        return f"heads={self.heads}, norm_first={self.norm_first}"
 
     def forward(self, hidden: Tensor, counts: Tensor | None = None) -> Tensor:
         """Contextual frames, behind the final norm where there is one.
@@ -266,8 +256,7 @@ class TransformerEncoder(nn.Module):
             # An item without frames keeps one, so that its softmax has a sum.
             valid = length_mask(counts.to(hidden.device).clamp(min=1), hidden.shape[1])
             hidden = hidden * valid.unsqueeze(-1)
-            # Frames behind the end are never before a valid one: no mask is needed.
-            mask = None if self.causal else valid[:, None, None]
+            mask = valid[:, None, None]
         hidden = hidden + self.positions(hidden)
         if not self.norm_first:
             hidden = self.norm(hidden)
@@ -276,7 +265,7 @@ class TransformerEncoder(nn.Module):
         kept = {0: hidden} if 0 in layers else {}
         for index, block in enumerate(self.blocks, start=1):
             if not self._skips():
-                hidden = block(hidden, mask, self.causal, bias)
+                hidden = block(hidden, mask, bias)
             if index in layers:
                 kept[index] = hidden
         return hidden, kept

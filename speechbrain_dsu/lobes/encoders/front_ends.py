@@ -18,6 +18,48 @@ _KERNELS = (10, 3, 3, 3, 3, 2, 2)
 _STRIDES = (5, 2, 2, 2, 2, 2, 2)
 
 
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of ``[batch, channels, frames]``.
+
+    Example
+    -------
+    >>> import torch
+    >>> ChannelNorm(4)(torch.randn(1, 4, 3)).mean(1).abs().max().item() < 1e-6
+    True
+    """
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Each frame by itself: same shape."""
+        return super().forward(frames.transpose(1, 2)).transpose(1, 2)
+
+
+def make_norm(kind: str, channels: int) -> nn.Module:
+    """A norm of ``[batch, channels, frames]``.
+
+    Arguments
+    ---------
+    kind : "group", "layer" or "global"
+        Each channel over time, each frame over its channels, or all at once.
+    channels : int
+        Number of channels.
+
+    Raises
+    ------
+    DsuError
+        If the kind is unknown.
+
+    Example
+    -------
+    >>> make_norm("global", 4)
+    GroupNorm(1, 4, eps=1e-05, affine=True)
+    """
+    if kind == "layer":
+        return ChannelNorm(channels)
+    if kind not in ("group", "global"):
+        raise DsuError(f"norm={kind!r}: take one of group, layer, global")
+    return nn.GroupNorm(channels if kind == "group" else 1, channels)
+
+
 class WaveformFrontEnd(nn.Module):
     """Convolutions over the waveform, as in wav2vec 2.0, HuBERT and WavLM.
 
@@ -52,6 +94,7 @@ class WaveformFrontEnd(nn.Module):
 
     Example
     -------
+    >>> import torch
     >>> front = WaveformFrontEnd(channels=[8] * 7, norm="layer")
     >>> front(torch.randn(1, 16000)).shape, front.num_frames(16000), front.hop
     (torch.Size([1, 49, 8]), 49, 320)
@@ -74,8 +117,6 @@ class WaveformFrontEnd(nn.Module):
                 f"a front end needs as many channels as kernels and strides, got "
                 f"{list(channels)}, {list(kernels)}, {list(strides)}"
             )
-        if norm not in ("group", "layer", "global"):
-            raise DsuError(f"norm={norm!r}: take one of group, layer, global")
         if activation not in ("gelu", "relu"):
             raise DsuError(f"activation={activation!r}: take gelu or relu")
         self.norm, self.compress, self.activation = norm, compress, activation
@@ -84,17 +125,12 @@ class WaveformFrontEnd(nn.Module):
         for conv in self.convs:
             nn.init.kaiming_normal_(conv.weight)
         normed = channels[:1] if norm == "group" else channels
-        self.norms = nn.ModuleList(self._make_norm(size) for size in normed)
+        self.norms = nn.ModuleList(make_norm(norm, size) for size in normed)
         stack = ConvStack(Conv(k, s) for k, s in zip(kernels, strides, strict=True))
         self.stack, self.sample_rate, self.hop = stack, sample_rate, stack.hop
         self.dim, self.min_samples = channels[-1], stack.min_samples()
         self.frame_offset = stack.frame_offset
         self.masks_padding = norm == "layer"
-
-    def _make_norm(self, size: int) -> nn.Module:
-        if self.norm == "layer":
-            return nn.LayerNorm(size)
-        return nn.GroupNorm(size if self.norm == "group" else 1, size)
 
     @property
     def receptive_field(self) -> tuple[int | None, int | None]:
@@ -122,16 +158,11 @@ class WaveformFrontEnd(nn.Module):
         for index, conv in enumerate(self.convs):
             frames = conv(frames)
             if index < len(self.norms):
-                frames = self._normalize(self.norms[index], frames)
+                frames = self.norms[index](frames)
             frames = F.gelu(frames) if self.activation == "gelu" else F.relu(frames)
         if self.compress:
             frames = frames.abs().log1p()
         return frames.transpose(1, 2)
-
-    def _normalize(self, norm: nn.Module, frames: Tensor) -> Tensor:
-        if self.norm != "layer":
-            return norm(frames)
-        return norm(frames.transpose(1, 2)).transpose(1, 2)
 
 
 class StackedFeatures(nn.Module):
@@ -154,6 +185,7 @@ class StackedFeatures(nn.Module):
 
     Example
     -------
+    >>> import torch
     >>> from speechbrain_dsu.lobes.features import LogMel
     >>> front = StackedFeatures(LogMel(hop=160, win=400, n_fft=512), stack=2)
     >>> front(torch.randn(1, 16000)).shape, front.num_frames(16000), front.hop

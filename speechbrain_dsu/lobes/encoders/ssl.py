@@ -120,7 +120,7 @@ class SSLEncoder(nn.Module):
             raise DsuError(f"layer {layer} of an encoder up to layer {len(blocks)}")
         if layer == len(blocks):
             return self
-        short, short.transformer = _twin(self), _twin(self.transformer)
+        short, short.transformer = twin(self), twin(self.transformer)
         short.transformer.blocks = blocks[:layer]
         return short
 
@@ -140,10 +140,7 @@ class SSLEncoder(nn.Module):
             frames = self.front_end(wavs, counts)
         if self.feature_gradient != 1:
             frames = scale_gradient(frames, self.feature_gradient)
-        if counts is not None:
-            counts = [self.num_frames(count) for count in counts.tolist()]
-            counts = torch.tensor(counts, device=wavs.device)
-        return Latents(frames, self.feature_norm(frames), counts)
+        return Latents(frames, self.feature_norm(frames), count_frames(self, counts))
 
     def context(self, latents: Latents, mask: Tensor | None = None) -> Tensor:
         """The transformer's output ``[batch, frames, dim]``.
@@ -230,8 +227,33 @@ def prepare_signal(
     return wavs, counts
 
 
-def _twin(module: nn.Module) -> nn.Module:
-    """A module object of its own around the same parts."""
+def count_frames(model: nn.Module, counts: Tensor | None) -> Tensor | None:
+    """Frames of items with so many samples, int64 ``[batch]``; None of None.
+
+    Arguments
+    ---------
+    model : nn.Module
+        With ``num_frames(n)``.
+    counts : Tensor or None
+        Samples, int64 ``[batch]``.
+    """
+    if counts is None:
+        return None
+    frames = [model.num_frames(count) for count in counts.tolist()]
+    return torch.tensor(frames, device=counts.device)
+
+
+def twin(module: nn.Module) -> nn.Module:
+    """A module object of its own around the same parts.
+
+    Example
+    -------
+    >>> stack = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
+    >>> short = twin(stack)
+    >>> del short[1]
+    >>> len(stack), len(short), short[0] is stack[0]
+    (2, 1, True)
+    """
     twin = copy.copy(module)
     twin._modules = module._modules.copy()
     return twin

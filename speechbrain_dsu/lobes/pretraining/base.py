@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from speechbrain_dsu.lobes.encoders.ssl import Latents
+from speechbrain_dsu.nnet.quantizers.base import Quantizer
+
 
 @dataclass(frozen=True, eq=False)
 class PretrainingOutput:
@@ -16,13 +19,33 @@ class PretrainingOutput:
         Named scalars; weights belong to the training.
     stats : dict
         Named scalars without gradient, for the log.
+    usage : tuple of Tensor
+        How often each code of a trained quantizer occurred, as in ``Quantized``; empty
+        where there is none.
     """
 
     losses: dict[str, Tensor]
     stats: dict[str, Tensor]
+    usage: tuple[Tensor, ...] = ()
 
 
-def align_labels(labels: Tensor, size: int, step: float, offset: float = 0.0) -> Tensor:
+def feature_penalty(latents: Latents) -> Tensor:
+    """Mean square of the front end's valid frames: keeps them from growing."""
+    return latents.frames[latents.valid].float().square().mean()
+
+
+def set_quantizer_step(quantizer: Quantizer, step: int) -> None:
+    """Set the updates made, where a quantizer cools down by them.
+
+    A count of its own passes would run ahead under gradient accumulation.
+    """
+    if hasattr(quantizer, "set_steps"):
+        quantizer.set_steps(step)
+
+
+def align_labels(
+    labels: Tensor, size: int, step: float = 1.0, offset: float = 0.0
+) -> Tensor:
     """The label nearest in time to each frame.
 
     Arguments

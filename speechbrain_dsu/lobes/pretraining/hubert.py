@@ -5,8 +5,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from speechbrain_dsu.lobes.encoders.ssl import Latents, SSLEncoder, prepare_signal
-from speechbrain_dsu.lobes.pretraining.base import PretrainingOutput, align_labels
+from speechbrain_dsu.lobes.encoders.ssl import SSLEncoder, prepare_signal
+from speechbrain_dsu.lobes.pretraining.base import (
+    PretrainingOutput,
+    align_labels,
+    feature_penalty,
+)
 from speechbrain_dsu.nnet.losses.prediction import cosine_logits, unit_loss
 from speechbrain_dsu.nnet.masking import span_mask
 from speechbrain_dsu.utils.errors import DsuError
@@ -188,8 +192,3 @@ class MaskedUnitPrediction(nn.Module):
         ]
         losses, accuracies = zip(*found, strict=True)
         return torch.stack(losses).mean(), torch.stack(accuracies).mean()
-
-
-def feature_penalty(latents: Latents) -> Tensor:
-    """Mean square of the front end's valid frames: keeps them from growing."""
-    return latents.frames[latents.valid].float().square().mean()
