@@ -65,13 +65,12 @@ def seeded(seed: int) -> Iterator[torch.Generator]:
         yield torch.Generator().manual_seed(seed)
 
 
-def find_files(data: Path, pattern: str, claim: int, at_least: int = 1) -> list[Path]:
-    """Files of the speech folder, sorted; DsuError when there are too few."""
+def find_files(data: Path, pattern: str, user: str, at_least: int = 1) -> list[Path]:
+    """Files of the speech folder, sorted; DsuError when ``user`` needs more."""
     files = sorted(data.glob(pattern))
     if len(files) < at_least:
         raise DsuError(
-            f"{data}: {len(files)} files {pattern}, claim {claim} needs {at_least} "
-            "or more"
+            f"{data}: {len(files)} files {pattern}, {user} needs {at_least} or more"
         )
     return files
 
@@ -177,7 +176,7 @@ def read_digits(
         If there are fewer than two speakers.
     """
     files: dict[tuple[str, str], list[Path]] = {}
-    for path in find_files(data, "fsdd/recordings/*_*_*.wav", claim):
+    for path in find_files(data, "fsdd/recordings/*_*_*.wav", f"claim {claim}"):
         digit, speaker, _ = path.stem.split("_")
         files.setdefault((speaker, digit), []).append(path)
     speakers = sorted({speaker for speaker, _ in files})

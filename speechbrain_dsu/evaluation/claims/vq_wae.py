@@ -77,7 +77,7 @@ def run(data: Path, quick: bool = False) -> dict[str, Any]:
             for name, far in cases:
                 with seeded(seed) as generator:
                     codec = _codec(name, size, train.shape[1], far)
-                    train_codec(codec, train, 10 if quick else 400, generator)
+                    train_codec(codec, train, 10 if quick else 250, generator)
                 where = f"K={size}{', far start' if far else ''}"
                 _measure(found, f"{name}, {where}", codec, test)
             with seeded(seed):
