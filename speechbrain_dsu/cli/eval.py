@@ -60,6 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--speaker-encoder", metavar="FOLDER", help="SpeechBrain EncoderClassifier"
     )
+    parser.add_argument(
+        "--allow-unsafe-yaml",
+        action="store_true",
+        help="run the speaker encoder's YAML though it names what is not listed",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
     common.add_device_argument(parser)
@@ -75,7 +80,9 @@ def run(args: argparse.Namespace) -> int:
         raise DsuError("nothing to evaluate: name a bundle, or --baselines")
     more = {}
     if args.speaker_encoder:
-        more["embed_speaker"] = _speaker_encoder(args.speaker_encoder)
+        more["embed_speaker"] = _speaker_encoder(
+            args.speaker_encoder, args.allow_unsafe_yaml
+        )
     parts = args.parts.split(",") if args.parts else PARTS
     settings = Settings(parts=parts, seed=args.seed, **more)
     utterances = _utterances(args)
@@ -142,17 +149,31 @@ def _utterances(args: argparse.Namespace) -> list[Any]:
     ]
 
 
-def _speaker_encoder(folder: str) -> Any:
-    """``encode_batch`` of a SpeechBrain encoder, its YAML checked before it is run."""
-    from speechbrain.inference.classifiers import EncoderClassifier
-
+def _speaker_encoder(folder: str, allow_unsafe_yaml: bool) -> Any:
+    """``encode_batch`` of a SpeechBrain encoder; its YAML is checked before it runs."""
+    from speechbrain_dsu.inference.allowlist import UnsafeYamlError
     from speechbrain_dsu.inference.safe_yaml import check_yaml
 
     path = Path(folder) / "hyperparams.yaml"
     if not path.is_file():
         raise DsuError(f"--speaker-encoder {folder}: there is no {path}")
-    check_yaml(path)
-    return EncoderClassifier.from_hparams(source=folder, savedir=folder).encode_batch
+    if not allow_unsafe_yaml:
+        try:
+            check_yaml(path)
+        except UnsafeYamlError as error:
+            reason = str(error).split(" refused: ")[0]
+            raise DsuError(
+                f"{reason} is refused: add --allow-unsafe-yaml if you trust whoever "
+                "wrote this file to run code here"
+            ) from None
+    from speechbrain.inference.classifiers import EncoderClassifier
+
+    # Published ones name their own Hub page there: take what lies in the folder.
+    text = path.read_text(encoding="utf-8")
+    named = any(line.startswith("pretrained_path:") for line in text.splitlines())
+    overrides = {"pretrained_path": folder} if named else {}
+    found = EncoderClassifier.from_hparams(folder, savedir=folder, overrides=overrides)
+    return found.encode_batch
 
 
 def _print_notes(result: dict[str, Any]) -> None:

@@ -221,8 +221,9 @@ def _manifest(path: Path) -> dict[str, Alignment]:
             continue
         phones, ends = entry["phones"].split(), entry["phone_ends"].split()
         try:
-            times = [0.0, *map(float, ends)]
-            rows = list(zip(times, times[1:], phones, strict=True))
+            stops = list(map(float, ends))
+            starts = [0.0, *stops[:-1]]
+            rows = list(zip(starts, stops, phones, strict=True))
         except ValueError:
             raise DsuError(
                 f"{path}: {name}: {len(phones)} phones with the ends {ends}"
