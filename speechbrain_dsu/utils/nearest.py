@@ -83,7 +83,9 @@ def nearest_centers(
         centers = centers.detach().to(frames.device, torch.float32).contiguous()
         if half_norms is None:
             half_norms = centers.square().sum(1).mul_(0.5)
-        radius = (2 * half_norms.max()).sqrt() * _rounding() if exact else None
+        radius = (
+            (2 * half_norms.max()).sqrt() * _rounding(frames.device) if exact else None
+        )
         search = _Search(centers, half_norms, len(frames))
         for start in range(0, len(frames), search.rows):
             block = frames[start : start + search.rows].detach().float()
@@ -107,8 +109,14 @@ def _check(frames: Tensor, centers: Tensor) -> None:
         raise DsuError("nearest_centers needs at least one centre, got none")
 
 
-def _rounding() -> float:
-    full = torch.get_float32_matmul_precision() == "highest"
+def _rounding(device: torch.device) -> float:
+    """How far a product may be off: a CPU has settings of its own."""
+    kernels = torch.backends.mkldnn
+    if device.type == "cpu" and hasattr(kernels.conv, "fp32_precision"):
+        allowed = {kernels.matmul.fp32_precision, kernels.conv.fp32_precision}
+        full = allowed <= {"none", "ieee"}
+    else:
+        full = torch.get_float32_matmul_precision() == "highest"
     return _ROUNDING_FULL if full else _ROUNDING_REDUCED
 
 

@@ -213,6 +213,34 @@ def _transformers_mimi() -> Case:
     )
 
 
+def _moshi() -> Case:
+    core = peer_module("moshi.quantization.core_vq")
+    vectors = _vectors(8, 1024, 128)
+    ours = _chain(8, vectors)
+    theirs = core.ResidualVectorQuantization(
+        num_quantizers=8, codebook_offset=0, dim=128, codebook_size=1024
+    )
+    for layer, value in zip(theirs.layers, vectors, strict=True):
+        layer._codebook.embedding_sum.copy_(value)
+        layer._codebook._initialized.fill_(1)
+
+    def loss(latents: Tensor) -> Tensor:
+        found = theirs(latents.transpose(1, 2))
+        return found.quantized.square().mean() + found.loss.mean()
+
+    def encode(latents: Tensor) -> Tensor:
+        return theirs.encode(latents.transpose(1, 2)).permute(1, 2, 0)
+
+    return Case(
+        "RVQ 8x1024x128",
+        "Mimi (moshi)",
+        (ours, theirs),
+        128,
+        (ours.encode, encode),
+        (own_loss(ours), loss),
+    )
+
+
 def _dac() -> Case:
     dac = peer_module("speechbrain.lobes.models.discrete.dac")
     theirs = dac.ResidualVectorQuantize(
@@ -246,6 +274,7 @@ CHAINS: dict[str, Callable[[], Case]] = {
     "RVQ, encodec": _encodec_chain,
     "RVQ, transformers EnCodec": _transformers_encodec,
     "RVQ, transformers Mimi": _transformers_mimi,
+    "RVQ, Mimi (moshi)": _moshi,
     "RVQ, plain": _plain_chain,
     "DAC, SpeechBrain": _dac,
 }

@@ -2,8 +2,10 @@
 
 Same process, same weights, same latents, runs in turn, medians. A training step is
 forward and backward in training mode, down to the latents and whatever the quantizer
-learns by itself; no optimizer. ``disagreements`` counts codes that differ in
-encoding. The peer "plain" is the limit: a matrix product and an argmax per codebook.
+learns by itself; no optimizer. Every shape has a fresh pair, since training moves the
+weights of each in its own way. ``disagreements`` counts codes that differ in encoding,
+the megabytes are those that a run holds at most beyond what it was given. The peer
+"plain" is the limit: a matrix product and an argmax per codebook.
 """
 
 import logging
@@ -15,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from speechbrain_dsu.evaluation.bench.quantizer_memory import peak_bytes
 from speechbrain_dsu.evaluation.bench.quantizer_peers import CHAINS, Case
 from speechbrain_dsu.evaluation.bench.quantizer_peers_scalar import SCALARS
 from speechbrain_dsu.utils.errors import DsuError
@@ -42,7 +45,8 @@ def run(quick: bool = False, only: str = "") -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        Rows with case, peer, ours_s, peer_s and ratio; encoding adds disagreements.
+        Rows with case, peer, ours_s, peer_s, ratio, ours_mb and peer_mb; encoding
+        adds disagreements.
 
     Example
     -------
@@ -54,13 +58,13 @@ def run(quick: bool = False, only: str = "") -> list[dict[str, Any]]:
     for name, build in {**CHAINS, **SCALARS}.items():
         if only not in name:
             continue
-        torch.manual_seed(0)
-        try:
-            case = build()
-        except DsuError as error:
-            logger.warning("left out: %s: %s", name, error)
-            continue
         for shape in _QUICK_SHAPES if quick else SHAPES:
+            torch.manual_seed(0)
+            try:
+                case = build()
+            except DsuError as error:
+                logger.warning("left out: %s: %s", name, error)
+                break
             rows += _rows(case, shape, quick)
     return rows
 
@@ -75,13 +79,13 @@ def _rows(case: Case, shape: tuple[int, int], quick: bool) -> list[dict[str, Any
         with torch.no_grad():
             codes = [encode(latents) for encode in case.encode]
             pair = [_thunk(encode, latents) for encode in case.encode]
-            row = _time(f"{case.name}, encode {size}", case.peer, pair, quick)
+            row = _measure(f"{case.name}, encode {size}", case.peer, pair, quick)
         wrong = int((codes[0].reshape(-1) != codes[1].reshape(-1)).sum())
         rows.append(row | {"disagreements": wrong})
     if case.loss is not None:
         case.set_training(True)
         pair = [_thunk(_step, loss, latents) for loss in case.loss]
-        rows.append(_time(f"{case.name}, train {size}", case.peer, pair, quick))
+        rows.append(_measure(f"{case.name}, train {size}", case.peer, pair, quick))
     return rows
 
 
@@ -93,7 +97,7 @@ def _thunk(function: Callable[..., Any], *args: Any) -> Callable[[], Any]:
     return lambda: function(*args)
 
 
-def _time(
+def _measure(
     case: str, peer: str, pair: list[Callable[[], Any]], quick: bool
 ) -> dict[str, Any]:
     """Both in turn; as many turns as fit the time, at least five."""
@@ -114,6 +118,8 @@ def _time(
         "ours_s": round(statistics.median(ours), 6),
         "peer_s": round(statistics.median(theirs), 6),
         "ratio": round(statistics.median(ratios), 2),
+        "ours_mb": round(peak_bytes(pair[0]) / 1e6, 2),
+        "peer_mb": round(peak_bytes(pair[1]) / 1e6, 2),
     }
 
 

@@ -59,6 +59,9 @@ class ResidualVQ(TrainedQuantizer):
     (torch.Size([1, 5, 2]), torch.Size([1, 5, 3]))
     """
 
+    # Whether `level_input` looks at the sum of the outputs before.
+    adds_up = False
+
     def __init__(
         self,
         n_codebooks: int,
@@ -105,7 +108,8 @@ class ResidualVQ(TrainedQuantizer):
         rest : Tensor
             Input of the codebook before, less its output.
         total : Tensor or None
-            Sum of all outputs before; None before the first.
+            Sum of all outputs before; None before the first. Where ``adds_up`` is
+            false, encoding leaves it out.
         """
         return rest
 
@@ -134,7 +138,8 @@ class ResidualVQ(TrainedQuantizer):
             if index < keep - 1:
                 chosen = level.lookup(codes[-1])
                 rest = inputs - chosen
-                total = chosen if total is None else total.add_(chosen)
+                if self.adds_up:
+                    total = chosen if total is None else total.add_(chosen)
         return torch.cat(codes, dim=-1)
 
     def lookup(self, codes: Tensor) -> Tensor:
@@ -252,6 +257,8 @@ class MaskedChannelVQ(ResidualVQ):
     >>> quantizer.level_input(1, torch.ones(1, 1, 6), None, None).tolist()
     [[[0.0, 0.0, 1.0, 1.0, 0.0, 0.0]]]
     """
+
+    adds_up = True
 
     def __init__(
         self,
