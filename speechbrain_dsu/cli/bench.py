@@ -34,6 +34,11 @@ def parts(section: str) -> dict:
         from speechbrain_dsu.training.kmeans import fit_kmeans
 
         return {"fit": fit_kmeans}
+    if section == "quantizer-choice":
+        from speechbrain_dsu.lobes.features import MFCC, LogMel
+
+        # Sizes that every block's groups divide.
+        return {"features": {"MFCC": MFCC(n_mfcc=12), "log-mel": LogMel(n_mels=72)}}
     return {}
 
 

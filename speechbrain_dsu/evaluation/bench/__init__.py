@@ -13,6 +13,7 @@ from speechbrain_dsu.utils.errors import DsuError
 
 SECTIONS = {
     "kmeans": "speechbrain_dsu.evaluation.bench.kmeans",
+    "quantizer-choice": "speechbrain_dsu.evaluation.bench.quantizer_choice",
     "quantizers": "speechbrain_dsu.evaluation.bench.quantizers",
 }
 

@@ -297,8 +297,6 @@ def _verdict(change: list[float], middle: float, spread: float, expected: str) -
         held = max(map(abs, change)) <= float(word)
         return "shown" if held else "not shown"
     sign = {"higher": 1, "lower": -1}[word]
-    if kind == "not":
-        sign = -sign
     clear = all(sign * c > 0 for c in change) and abs(middle) > spread
     return "shown" if clear != (kind == "not") else "not shown"
 
