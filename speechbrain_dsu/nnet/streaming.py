@@ -183,6 +183,10 @@ def join(kept: Tensor | None, piece: Tensor, dim: int) -> Tensor:
             f"a stream began with {len(kept)} items and goes on with {len(piece)}: "
             "use one Stream per batch"
         )
+    if piece.ndim == 3 and dim in (-1, 2):
+        # Convolutions give channels that lie side by side in memory: keep it so.
+        parts = kept.transpose(1, 2), piece.transpose(1, 2)
+        return torch.cat(parts, 1).transpose(1, 2)
     return torch.cat([kept, piece], dim)
 
 

@@ -41,14 +41,19 @@ def pad_signal(signal: Tensor, left: int, right: int, mode: PadMode) -> Tensor:
     if left == right == 0:
         return signal
     if mode == "constant" or signal.shape[-1] == 0:
-        return F.pad(signal, (left, right))
+        return _pad(signal, left, right, "constant")
     if mode == "replicate":
-        return F.pad(signal, (left, right), mode)
+        return _pad(signal, left, right, mode)
     missing = max(left, right) - signal.shape[-1] + 1
     if missing > 0:
-        signal = F.pad(signal, (0, missing))
-    padded = F.pad(signal, (left, right), mode)
+        signal = _pad(signal, 0, missing, "constant")
+    padded = _pad(signal, left, right, mode)
     return padded[..., : padded.shape[-1] - max(missing, 0)]
+
+
+def _pad(signal: Tensor, left: int, right: int, mode: str) -> Tensor:
+    # As an image of one row: torch then leaves the order in memory as it is.
+    return F.pad(signal.unsqueeze(2), (left, right, 0, 0), mode).squeeze(2)
 
 
 @dataclass
@@ -230,7 +235,23 @@ class StreamConv1d(nn.Conv1d):
 
     def convolve(self, padded: Tensor) -> Tensor:
         """The convolution of what ``windows`` gave."""
-        return super().forward(padded)
+        if padded.device.type != "cpu":
+            return super().forward(padded)
+        # As an image of one row, channels last: torch's kernels for images take and
+        # give that order, those for signals reorder both ways, which costs more than
+        # the products. The output keeps the order, so the next layer finds it.
+        image, weight = channels_last(padded), self.weight.unsqueeze(2)
+        stride, dilation = (1, *self.stride), (1, *self.dilation)
+        found = F.conv2d(
+            image, weight, self.bias, stride, 0, dilation, groups=self.groups
+        )
+        return found.squeeze(2)
+
+
+def channels_last(signal: Tensor) -> Tensor:
+    """``[batch, channels, time]`` as an image ``[batch, channels, 1, time]`` whose
+    channels lie side by side in memory."""
+    return signal.unsqueeze(2).contiguous(memory_format=torch.channels_last)
 
 
 def conv_lengths(
@@ -320,13 +341,23 @@ class StreamConvTranspose1d(nn.ConvTranspose1d):
         batch, _, time = signal.shape
         kernel, stride = self.kernel_size[0], self.stride[0]
         if time:
-            full = F.conv_transpose1d(
-                signal, self.weight, None, self.stride, groups=self.groups
-            )
+            full = self._spread(signal)
         else:
             full = signal.new_zeros(batch, self.out_channels, 0)
         found = overlap_add(self, full, time * stride, kernel - stride, self.delay)
         return found if self.bias is None else found + self.bias[:, None]
+
+    def _spread(self, signal: Tensor) -> Tensor:
+        """All outputs, those too many included; the bias is for after the overlap."""
+        if signal.device.type != "cpu":
+            return F.conv_transpose1d(
+                signal, self.weight, None, self.stride, groups=self.groups
+            )
+        weight, stride = self.weight.unsqueeze(2), (1, *self.stride)
+        image = channels_last(signal)
+        return F.conv_transpose2d(
+            image, weight, None, stride, groups=self.groups
+        ).squeeze(2)
 
 
 @dataclass
