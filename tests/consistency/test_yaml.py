@@ -13,8 +13,12 @@ from speechbrain_dsu.utils.paths import bundles_dir, hparams_dir, shipped_bundle
 
 BLOCKS = sorted((hparams_dir() / "blocks").rglob("*.yaml"))
 SYSTEMS = sorted((hparams_dir() / "systems").rglob("*.yaml"))
+SMALL_SSL = {"transformer": {"dim": 32, "layers": 7, "heads": 2, "ffn": 32}}
 # Large systems are built small: what is compared is the YAML, not its sizes.
 TINY = {
+    "hubert_base": {"encoder": SMALL_SSL},
+    "wav2vec2_base": {"encoder": SMALL_SSL},
+    "soft_units": {"encoder": SMALL_SSL},
     "ssl_tokens": {
         "n_units": 4,
         "layers": [2, 1],
