@@ -202,7 +202,10 @@ def read_texts(
 
 
 def draw_line(
-    rng: random.Random, lines: Sequence[tuple[str, str]] | None, language: str, part
+    rng: random.Random,
+    lines: Sequence[tuple[str, str]] | None,
+    language: str,
+    part: str,
 ) -> tuple[str, str]:
     """Draw ``(content, text)``: of the user's lines if given, else of the lexicon."""
     if lines:
