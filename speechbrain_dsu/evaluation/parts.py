@@ -154,8 +154,11 @@ def unit_part(
     joined = torch.cat(labels)
     codes = torch.cat([x.tokens.codes[0] for x in items])
     books = codes.unbind(1)[: settings.codebooks]
-    found = [unit_quality(units, joined, seed=settings.seed) for units in books]
     groups = torch.repeat_interleave(torch.tensor([len(x) for x in labels]))
+    found = [
+        unit_quality(units, joined, seed=settings.seed, groups=groups)
+        for units in books
+    ]
     known = (joined >= 0).nonzero().squeeze(1)
     generator = torch.Generator().manual_seed(settings.seed)
     drawn = known[torch.randperm(len(known), generator=generator)]

@@ -33,6 +33,8 @@ class UnitQuality:
         Accuracy of naming each unit's commonest phone.
     cluster_purity : float
         Accuracy of naming each phone's commonest unit; falls with more units.
+    pnmi_interval : (float, float) or None
+        95 % interval of ``pnmi`` over utterances; None where these are unknown.
     """
 
     frames: int
@@ -42,6 +44,7 @@ class UnitQuality:
     pnmi_floor: float
     phone_purity: float
     cluster_purity: float
+    pnmi_interval: tuple[float, float] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -49,7 +52,11 @@ class UnitQuality:
 
 
 def unit_quality(
-    units: Tensor, labels: Tensor, permutations: int = 10, seed: int = 0
+    units: Tensor,
+    labels: Tensor,
+    permutations: int = 10,
+    seed: int = 0,
+    groups: Tensor | None = None,
 ) -> UnitQuality:
     """Mutual information and purity of units and phone labels.
 
@@ -63,7 +70,9 @@ def unit_quality(
     permutations : int
         Shuffles for the floor; 0 gives a floor of 0.
     seed : int
-        Of the shuffles.
+        Of the shuffles and the interval.
+    groups : Tensor, optional
+        Integers ``[frames]``: the utterance of each frame, for the interval.
 
     Returns
     -------
@@ -82,6 +91,7 @@ def unit_quality(
     >>> found.frames, found.pnmi, found.phone_purity, found.cluster_purity
     (5, 1.0, 1.0, 0.6)
     """
+    interval = None if groups is None else _interval(units, labels, groups, seed)
     units, labels = _labelled(units, labels)
     counts = joint_counts(units, labels)
     generator = torch.Generator().manual_seed(seed)
@@ -101,6 +111,7 @@ def unit_quality(
         pnmi_floor=sum(floors) / max(len(floors), 1),
         phone_purity=phone_purity(counts),
         cluster_purity=cluster_purity(counts),
+        pnmi_interval=interval,
     )
 
 
@@ -178,6 +189,38 @@ def cluster_purity(counts: Tensor) -> float:
     0.75
     """
     return int(counts.amax(1).sum()) / int(counts.sum())
+
+
+def _interval(
+    units: Tensor, labels: Tensor, groups: Tensor, seed: int, resamples: int = 200
+) -> tuple[float, float] | None:
+    """PNMI and twice its bootstrap error, utterances drawn with replacement.
+
+    The quantiles themselves won't do: a draw repeats utterances, fewer different
+    frames have a higher PNMI, and all of them may lie above the value.
+    """
+    known = labels >= 0
+    kinds, place = groups[known].unique(return_inverse=True)
+    if len(kinds) < 2:
+        return None
+    names, columns = units[known].unique(return_inverse=True)
+    sorts, rows = labels[known].unique(return_inverse=True)
+    cells = rows * len(names) + columns
+    shape = len(sorts), len(names)
+    generator = torch.Generator().manual_seed(seed)
+
+    def value(weights: Tensor) -> float:
+        flat = torch.bincount(cells, weights[place], minlength=shape[0] * shape[1])
+        return pnmi(flat.view(shape))
+
+    everything = torch.ones(len(kinds), dtype=torch.float64)
+    middle, values = value(everything), []
+    for _ in range(resamples):
+        drawn = torch.randint(len(kinds), (len(kinds),), generator=generator)
+        times = torch.bincount(drawn, minlength=len(kinds)).double()
+        values.append(value(times))
+    error = float(torch.tensor(values, dtype=torch.float64).std())
+    return max(0.0, middle - 1.96 * error), min(1.0, middle + 1.96 * error)
 
 
 def _labelled(units: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -228,11 +228,11 @@ def test_pesq_is_the_packages():
 def test_intervals_hold_the_mean_as_often_as_they_say():
     generator = torch.Generator().manual_seed(0)
     hits = 0
-    for trial in range(200):
+    for trial in range(100):
         drawn = torch.randn(40, generator=generator).tolist()
-        low, high = bootstrap_interval(drawn, resamples=200, seed=trial)
+        low, high = bootstrap_interval(drawn, resamples=100, seed=trial)
         hits += low < 0 < high
-    assert 0.88 <= hits / 200 <= 0.99
+    assert 0.85 <= hits / 100 <= 0.99
     assert bootstrap_interval([1.0]) is None
     assert bootstrap_interval([1.0, 1.0]) == (1, 1)
 

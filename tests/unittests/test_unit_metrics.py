@@ -73,6 +73,25 @@ def test_the_floor_is_what_chance_gives():
     assert found == unit_quality(units, labels)
 
 
+def test_the_interval_narrows_with_more_utterances_and_holds_the_value():
+    units = torch.randint(0, 6, (4000,), generator=seeded())
+    noise = torch.rand(4000, generator=seeded(1)) < 0.5
+    labels = torch.where(
+        noise, torch.randint(0, 6, (4000,), generator=seeded(2)), units
+    )
+    widths = []
+    for frames in (400, 4000):
+        groups = torch.arange(frames) // 20
+        found = unit_quality(units[:frames], labels[:frames], 0, groups=groups)
+        low, high = found.pnmi_interval
+        assert 0 < low < found.pnmi < high < 1
+        widths.append(high - low)
+    # Ten times the utterances: about a third of the width.
+    assert 2 < widths[0] / widths[1] < 5
+    one = unit_quality(units, labels, 0, groups=torch.zeros(4000))
+    assert one.pnmi_interval is None
+
+
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3)), min_size=1))
 @settings(max_examples=50, deadline=None)
 def test_laws_of_pnmi(pairs):
