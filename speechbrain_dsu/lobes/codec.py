@@ -94,6 +94,7 @@ class Codec(nn.Module):
         wavs: Tensor,
         lens: Tensor | None = None,
         n_codebooks: int | None = None,
+        quantize: bool = True,
     ) -> CodecOutput:
         """Encode, quantize and decode a batch.
 
@@ -105,6 +106,9 @@ class Codec(nn.Module):
             Relative lengths ``[batch]``; what lies behind them counts nowhere.
         n_codebooks : int, optional
             Use the first ``n_codebooks`` codebooks, for all items.
+        quantize : bool
+            False: decode the latents as they are, as a training may begin; there are
+            no codes then, and the quantizer sees nothing.
 
         Returns
         -------
@@ -120,7 +124,11 @@ class Codec(nn.Module):
             total = self.encoder.num_frames(size)
             lens = relative_lengths(torch.tensor(frames), total).to(wavs.device)
         latents = self.encoder(wavs)
-        quantized = self.quantizer(latents, lens, n_codebooks)
+        if quantize:
+            quantized = self.quantizer(latents, lens, n_codebooks)
+        else:
+            codes = torch.zeros(*latents.shape[:2], 0, dtype=torch.int64)
+            quantized = Quantized(codes.to(latents.device), latents, {}, ())
         audio = self.decoder(quantized.quantized)[:, :size]
         if mask is not None:
             audio = audio * mask
