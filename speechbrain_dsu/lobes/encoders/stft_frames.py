@@ -57,11 +57,32 @@ class Frames(nn.Module):
 
     def forward(self, wavs: Tensor) -> Tensor:
         """``[batch, frames, win]``."""
-        padded = self.windows(wavs.unsqueeze(1))
-        hops = padded.reshape(len(wavs), -1, self.hop)
-        overlap = self.win // self.hop
-        frames = max(0, hops.shape[1] - overlap + 1)
-        return torch.cat([hops[:, k : k + frames] for k in range(overlap)], dim=-1)
+        return cut(self.windows(wavs.unsqueeze(1)).squeeze(1), self.win, self.hop)
+
+
+def cut(signal: Tensor, win: int, step: int) -> Tensor:
+    """All whole windows of a signal: ``[batch, windows, win]``.
+
+    As ``signal.unfold(1, win, step)``, but it exports for signals of any length.
+
+    Arguments
+    ---------
+    signal : Tensor
+        ``[batch, time]``, a multiple of ``step`` long.
+    win : int
+        Samples per window, a multiple of ``step``.
+    step : int
+        Samples from window to window.
+
+    Example
+    -------
+    >>> cut(torch.arange(6).unsqueeze(0), win=4, step=2).tolist()
+    [[[0, 1, 2, 3], [2, 3, 4, 5]]]
+    """
+    steps = signal.reshape(len(signal), signal.shape[1] // step, step)
+    overlap = win // step
+    count = max(0, steps.shape[1] - overlap + 1)
+    return torch.cat([steps[:, k : k + count] for k in range(overlap)], dim=-1)
 
 
 def fourier_matrix(win: int) -> tuple[Tensor, Tensor]:
