@@ -140,7 +140,7 @@ def semitone_up(wav: Tensor, sample_rate: int) -> Tensor:
     """The same speech a semitone (18 / 17) higher and as long as before.
 
     Stretched in time by a phase vocoder, then played faster. torchaudio's own
-    ``pitch_shift`` plays it at a rate without a common factor, at 300 times the cost.
+    ``pitch_shift`` resamples by rates without a common factor, which takes far longer.
 
     Example
     -------
@@ -151,7 +151,9 @@ def semitone_up(wav: Tensor, sample_rate: int) -> Tensor:
 
     n_fft = 2 ** round(math.log2(0.032 * sample_rate))
     window, hop = torch.hann_window(n_fft), n_fft // 4
-    spectrum = torch.stft(wav, n_fft, hop, window=window, return_complex=True)
+    spectrum = torch.stft(
+        wav, n_fft, hop, window=window, pad_mode="constant", return_complex=True
+    )
     advance = torch.linspace(0, math.pi * hop, n_fft // 2 + 1).unsqueeze(1)
     longer = round(len(wav) * 18 / 17)
     stretched = torch.istft(

@@ -136,6 +136,14 @@ def test_changes_do_what_they_say(speech):
     assert spectrum[-len(spectrum) // 3 :].mean() < 0.02 * spectrum.mean()
 
 
+@pytest.mark.parametrize("size", [1, 100, 161, 300])
+def test_changes_take_the_shortest_signals(size):
+    wav = torch.randn(size, generator=seeded())
+    for name, change in perturbations().items():
+        found = change(wav, 16000)
+        assert found.ndim == 1 and bool(found.isfinite().all()), name
+
+
 def test_stability_tells_robust_from_brittle_units(speech):
     def by_sign(wav):
         units = (wav[80::160] > 0).long().unsqueeze(1)
