@@ -30,7 +30,8 @@ MAY_IMPORT = {
     "evaluation": {"utils", "tokens"},
     "training": {"utils", "tokens", "nnet.losses", "dataio", "evaluation"},
     "inference": {"utils", "tokens", "tokenizers", "decoders"},
-    "integrations": {"utils", "tokens", *CONTRACTS},
+    # Beside the contracts, the blocks that a third party's weights are put into.
+    "integrations": {"utils", "tokens", "nnet", "lobes", "tokenizers", *CONTRACTS},
 }
 # Only the adapters know third parties' model zoos.
 ONLY_INTEGRATIONS = ("speechbrain.integrations", "transformers", "sklearn", "joblib")
