@@ -11,14 +11,6 @@ PACKAGE = Path(__file__).resolve().parents[2] / "speechbrain_dsu"
 NAME = PACKAGE.name
 
 # What each room may import of ours besides itself; a dotted entry allows one module.
-CONTRACTS = {
-    "tokenizers.base",
-    "tokenizers.batching",
-    "tokenizers.features",
-    "nnet.quantizers.base",
-    "nnet.convolution",
-    "lobes.ssl",
-}
 MAY_IMPORT = {
     "utils": set(),
     "tokens": {"utils"},
@@ -30,8 +22,8 @@ MAY_IMPORT = {
     "evaluation": {"utils", "tokens"},
     "training": {"utils", "tokens", "nnet.losses", "dataio", "evaluation"},
     "inference": {"utils", "tokens", "tokenizers", "decoders"},
-    # Beside the contracts, the blocks that a third party's weights are put into.
-    "integrations": {"utils", "tokens", "nnet", "lobes", "tokenizers", *CONTRACTS},
+    # The contracts, and the blocks that a third party's weights are put into.
+    "integrations": {"utils", "tokens", "nnet", "lobes", "tokenizers"},
 }
 # Only the adapters know third parties' model zoos.
 ONLY_INTEGRATIONS = ("speechbrain.integrations", "transformers", "sklearn", "joblib")
