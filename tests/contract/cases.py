@@ -6,11 +6,13 @@ third parties have random weights: the contract does not ask for good units.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from hyperpyyaml import load_hyperpyyaml
 
+from contract.tokenizers_codecs import CODECS, build_codec, codec_yaml
 from contract.tokenizers_transformers import FACTORIES, YAMLS
 from speechbrain_dsu.inference.flatten import flatten_yaml
 from speechbrain_dsu.tokenizers.base import Tokenizer
@@ -65,3 +67,6 @@ CASES: dict[str, Case] = {
     "logmel_kmeans": system("logmel_kmeans", fit=True),
 }
 CASES |= {name: Case(FACTORIES[name], YAMLS[name]) for name in FACTORIES}
+CASES |= {
+    name: Case(partial(build_codec, name), partial(codec_yaml, name)) for name in CODECS
+}
