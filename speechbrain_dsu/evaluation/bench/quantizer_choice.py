@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from speechbrain_dsu.evaluation.bench.quantizer_peers import block
+from speechbrain_dsu.evaluation.blocks import block
 from speechbrain_dsu.evaluation.claims import SPEECH_VARIABLE
 from speechbrain_dsu.evaluation.claims.common import (
     find_files,
@@ -101,7 +101,7 @@ def run(
     train, test = list(sets.values())[-1]
     steps = 3 if quick else _STEPS
     with seeded(0) as generator:
-        peer = block("vq", size=16 if quick else 1024, dim=train.shape[1])
+        peer = block("quantizer_vq", size=16 if quick else 1024, dim=train.shape[1])
         fit(peer, train, steps, generator)
     names = [name for name in BLOCKS if only in name]
     return [_row(name, sets, peer, steps, quick) for name in names]
@@ -168,7 +168,7 @@ def build(name: str, dim: int, quick: bool = False) -> nn.Module:
             "entropy": {"nodes": 40, "size": 40},
             "merged": {"fine": 32, "size": 16},
         }.get(name, {})
-    return block(name, **settings)
+    return block(f"quantizer_{name}", **settings)
 
 
 def fit(

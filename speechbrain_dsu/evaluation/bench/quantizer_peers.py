@@ -7,14 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
-from typing import Any
 
 import torch
-from hyperpyyaml import load_hyperpyyaml
 from torch import Tensor, nn
 
+from speechbrain_dsu.evaluation.blocks import block
 from speechbrain_dsu.utils.optional import require
-from speechbrain_dsu.utils.paths import hparams_dir
 
 Encode = Callable[[Tensor], Tensor]
 
@@ -50,20 +48,6 @@ class Case:
             module.train(training)
 
 
-def block(name: str, **overrides: Any) -> nn.Module:
-    """One of our quantizers from ``hparams/blocks/quantizer_<name>.yaml``.
-
-    Example
-    -------
-    >>> block("fsq", dim=16).codebook_sizes
-    (65536,)
-    """
-    path = hparams_dir() / "blocks" / f"quantizer_{name}.yaml"
-    lines = [f"quantizer: !include:{path}"]
-    lines += [f"    {key}: {value}" for key, value in overrides.items()]
-    return load_hyperpyyaml("\n".join(lines) + "\n")["quantizer"]
-
-
 def peer_module(name: str) -> ModuleType:
     """A peer's module; DsuError where its package is missing."""
     return require(name, extra="dev", needed_by="the quantizer bench")
@@ -87,7 +71,11 @@ def _vectors(levels: int, size: int, dim: int) -> Tensor:
 
 def _chain(levels: int, vectors: Tensor) -> nn.Module:
     quantizer = block(
-        "rvq", n_codebooks=levels, dropout=0.0, revive_below=0.0, commitment=1.0
+        "quantizer_rvq",
+        n_codebooks=levels,
+        dropout=0.0,
+        revive_below=0.0,
+        commitment=1.0,
     )
     for level, value in zip(quantizer.levels, vectors, strict=True):
         level.set_vectors(value)
@@ -246,7 +234,7 @@ def _dac() -> Case:
     theirs = dac.ResidualVectorQuantize(
         input_dim=128, n_codebooks=8, codebook_size=1024, codebook_dim=8
     )
-    ours = block("dac", n_codebooks=8, dim=128, dropout=0.0)
+    ours = block("quantizer_dac", n_codebooks=8, dim=128, dropout=0.0)
     for level, other in zip(ours.levels, theirs.quantizers, strict=True):
         level.quantizer.set_vectors(other.codebook.weight.data)
         pairs = (level.project_in, other.in_proj), (level.project_out, other.out_proj)

@@ -8,15 +8,15 @@ from torch import Tensor
 
 from speechbrain_dsu.evaluation.bench.quantizer_peers import (
     Case,
-    block,
     own_loss,
     peer_module,
 )
+from speechbrain_dsu.evaluation.blocks import block
 
 
 def _fsq() -> Case:
     theirs = peer_module("vector_quantize_pytorch").FSQ([8, 5, 5, 5])
-    ours = block("fsq", levels=[8, 5, 5, 5], dim=4)
+    ours = block("quantizer_fsq", levels=[8, 5, 5, 5], dim=4)
     return Case(
         "FSQ 8,5,5,5",
         "vector-quantize-pytorch",
@@ -29,7 +29,7 @@ def _fsq() -> Case:
 
 def _lfq() -> Case:
     theirs = peer_module("vector_quantize_pytorch").LFQ(codebook_size=1024)
-    ours = block("lfq", bits=10, dim=10, commitment_weight=0.0)
+    ours = block("quantizer_lfq", bits=10, dim=10, commitment_weight=0.0)
 
     def loss(latents: Tensor) -> Tensor:
         quantized, _, losses = theirs(latents)
@@ -47,7 +47,7 @@ def _lfq() -> Case:
 
 def _bsq() -> Case:
     theirs = peer_module("speechbrain.lobes.models.bsq").BinarySphericalQuantizer(10)
-    ours = block("bsq", bits=10, dim=10)
+    ours = block("quantizer_bsq", bits=10, dim=10)
 
     def loss(latents: Tensor) -> Tensor:
         quantized, _, losses = theirs(latents)
@@ -85,7 +85,7 @@ def _gumbel(peer: str, theirs: Any, ours: Any, vectors: Callable, share: Any) ->
 
 
 def _gumbel_speechbrain() -> Case:
-    ours = block("gumbel")
+    ours = block("quantizer_gumbel")
     quantisers = peer_module("speechbrain.nnet.quantisers")
     theirs = quantisers.GumbelVectorQuantizer(512, 320, ours.schedule, 2, 256)
     return _gumbel(
@@ -103,7 +103,7 @@ def _gumbel_transformers() -> Case:
     return _gumbel(
         "transformers",
         theirs,
-        block("gumbel"),
+        block("quantizer_gumbel"),
         lambda found: found[0],
         lambda found: 1 - found[1] / 640,
     )
@@ -112,7 +112,7 @@ def _gumbel_transformers() -> Case:
 def _random_projection_speechbrain() -> Case:
     quantisers = peer_module("speechbrain.nnet.quantisers")
     theirs = quantisers.RandomProjectionQuantizer(320, 16, 8192)
-    ours = block("random_projection")
+    ours = block("quantizer_random_projection")
     ours.set_tables(theirs.P[None], theirs.CB[None])
 
     def encode(latents: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ def _random_projection_vqpt() -> Case:
     theirs = package.RandomProjectionQuantizer(
         dim=320, codebook_size=8192, codebook_dim=16, norm=False
     )
-    ours = block("random_projection")
+    ours = block("quantizer_random_projection")
     ours.set_tables(theirs.rand_projs, theirs.vq._codebook.embed)
     return Case(
         "random projection 8192x16",

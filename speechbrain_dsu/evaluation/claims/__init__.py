@@ -113,7 +113,7 @@ def format_claim(result: dict[str, Any]) -> str:
     >>> print(format_claim(result).splitlines()[5])
     in         a         b       1.000  0.500      -0.500   0.125  lower     shown
     """
-    heads = ("condition", "baseline", "system", "error", "error")
+    heads = ("condition", "baseline", "system", "value", "value")
     lines = [(*heads, "difference", "spread", "expected", "verdict", "note")]
     lines += [
         (

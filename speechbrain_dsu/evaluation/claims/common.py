@@ -3,7 +3,6 @@
 A row compares a system with a baseline over seeds, by one rule for all claims.
 """
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,12 +11,11 @@ from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 import torch
-from hyperpyyaml import load_hyperpyyaml
 from torch import Tensor, nn
 
+from speechbrain_dsu.evaluation.blocks import block
 from speechbrain_dsu.utils.audio import read_audio
 from speechbrain_dsu.utils.errors import DsuError
-from speechbrain_dsu.utils.paths import hparams_dir
 
 NOT_STATED = "none stated"
 """Expectation of a row that the claim says nothing about."""
@@ -26,26 +24,6 @@ RULE = (
     "A row is shown when the difference has the expected sign in every seed and its "
     "mean is larger than its standard deviation over seeds (spread)."
 )
-
-
-def block(name: str, **overrides: Any) -> nn.Module:
-    """A part from ``hparams/blocks/<name>.yaml``.
-
-    Arguments
-    ---------
-    name : str
-        Of the file, without its ending.
-    **overrides
-        Plain values, as below an ``!include:``.
-
-    Example
-    -------
-    >>> block("quantizer_fsq", dim=16).codebook_sizes
-    (65536,)
-    """
-    lines = [f"part: !include:{hparams_dir() / 'blocks' / name}.yaml"]
-    lines += [f"    {key}: {json.dumps(value)}" for key, value in overrides.items()]
-    return load_hyperpyyaml("\n".join(lines) + "\n")["part"]
 
 
 @contextmanager

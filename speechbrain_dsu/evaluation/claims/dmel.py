@@ -12,13 +12,21 @@ import math
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import torch
 from hyperpyyaml import load_hyperpyyaml
 from torch import Tensor, nn
 
+from speechbrain_dsu.evaluation.claims.common import (
+    NOT_STATED,
+    RULE,
+    find_files,
+    frames_of,
+    make_result,
+    make_row,
+)
 from speechbrain_dsu.utils.audio import read_audio
 from speechbrain_dsu.utils.errors import DsuError
 from speechbrain_dsu.utils.nearest import nearest_centers
@@ -29,11 +37,11 @@ CLAIM = (
     "dMel is better on a new voice and in noise."
 )
 _EXPECTED = {
-    "seen voices": "dMel higher",
-    "new voice": "dMel lower",
-    "noise 10 dB": "dMel lower",
-    "noise 0 dB": "dMel lower",
-    "other recordings": "none stated",
+    "seen voices": "higher",
+    "new voice": "lower",
+    "noise 10 dB": "lower",
+    "noise 0 dB": "lower",
+    "other recordings": NOT_STATED,
 }
 _TRAIN_VOICES = {
     "LJSpeech": "LJSpeech-mini/wavs/*.wav",
@@ -94,17 +102,8 @@ def run(data: Path, quick: bool = False) -> dict[str, Any]:
                 decoded = residual_decode(frames, stages[: len(sizes)])
                 _note(errors, (condition, name), (frames - decoded).square())
     rows = list(_rows(errors, outside, list(systems), list(baselines)))
-    stated = [row for row in rows if row["expected"] != "none stated"]
-    held = all(row["verdict"] == "shown" for row in stated) and all(laws.values())
-    return {
-        "id": 95,
-        "title": "dMel",
-        "claim": CLAIM,
-        "setup": _setup(shipped, len(seeds)),
-        "rows": rows,
-        "laws": laws,
-        "verdict": "shown" if held else "not shown",
-    }
+    setup = _setup(shipped, len(seeds))
+    return make_result(95, "dMel", CLAIM, setup, rows, laws)
 
 
 def _load(overrides: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -122,9 +121,7 @@ def _setup(dmel: nn.Module, seeds: int) -> str:
         f"has {dmel.levels} bins, as shipped from {dmel.low} to {dmel.high}, and once "
         "more from the least to the largest value of the training frames. Trained on "
         "LJSpeech, p225 and p226; new voice p227; other recordings: FSDD, 8 kHz; white "
-        f"noise. {seeds} seeds for split, fit and noise. A row is shown when the "
-        "difference has the expected sign in every seed and its mean is larger than "
-        "its standard deviation over seeds (spread)."
+        f"noise. {seeds} seeds for split, fit and noise. {RULE}"
     )
 
 
@@ -136,25 +133,13 @@ def _rows(
 ) -> Iterator[dict[str, Any]]:
     for name, rival in product(systems, baselines):
         for condition, expected in _EXPECTED.items():
-            baseline, system = errors[condition, rival], errors[condition, name]
-            change = [s - b for s, b in zip(system, baseline, strict=True)]
-            middle, spread = fmean(change), stdev(change)
-            sign = 1 if expected == "dMel higher" else -1
-            clear = all(sign * c > 0 for c in change) and abs(middle) > spread
-            verdict = "shown" if clear else "not shown"
-            yield {
-                "condition": condition,
-                "baseline_name": rival,
-                "system_name": name,
-                "baseline": fmean(baseline),
-                "system": fmean(system),
-                "difference": middle,
-                "spread": spread,
-                "per_seed": change,
-                "expected": expected,
-                "verdict": "-" if expected == "none stated" else verdict,
-                "note": f"{fmean(outside[condition, name]):.1%} beyond the bins",
-            }
+            yield make_row(
+                condition,
+                (rival, errors[condition, rival]),
+                (name, errors[condition, name]),
+                expected,
+                f"{fmean(outside[condition, name]):.1%} beyond the bins",
+            )
 
 
 def _splits(
@@ -164,42 +149,30 @@ def _splits(
     train, seen = [], []
     n_train, n_test = (3, 1) if quick else (8, 2)
     for pattern in _TRAIN_VOICES.values():
-        files = _files(data, pattern, n_train + n_test)
+        files = find_files(data, pattern, "claim 95", n_train + n_test)
         order = torch.randperm(len(files), generator=generator).tolist()
         wavs = [_read(files[i], features) for i in order[: n_train + n_test]]
         train += wavs[:n_train]
         seen += wavs[n_train:]
     new = [
-        _read(path, features) for path in _files(data, _NEW_VOICE)[: 2 if quick else 10]
+        _read(path, features)
+        for path in find_files(data, _NEW_VOICE, "claim 95")[: 2 if quick else 10]
     ]
     # One take of every digit by every speaker, 8 kHz: no sound above 4 kHz at all.
-    world = [_read(path, features) for path in _files(data, _NEW_WORLD)]
+    world = [_read(path, features) for path in find_files(data, _NEW_WORLD, "claim 95")]
     tests = {
-        "seen voices": _frames(seen, features),
-        "new voice": _frames(new, features),
+        "seen voices": frames_of(seen, features),
+        "new voice": frames_of(new, features),
     }
     for condition, level in _NOISES.items():
         noisy = [add_noise(wav, level, generator) for wav in seen]
-        tests[condition] = _frames(noisy, features)
-    tests["other recordings"] = _frames(world, features)
-    return _frames(train, features), tests
-
-
-def _files(data: Path, pattern: str, at_least: int = 1) -> list[Path]:
-    files = sorted(data.glob(pattern))
-    if len(files) < at_least:
-        raise DsuError(
-            f"{data}: {len(files)} files {pattern}, claim 95 needs {at_least} or more"
-        )
-    return files
+        tests[condition] = frames_of(noisy, features)
+    tests["other recordings"] = frames_of(world, features)
+    return frames_of(train, features), tests
 
 
 def _read(path: Path, features: nn.Module) -> Tensor:
     return read_audio(path, features.sample_rate)[0]
-
-
-def _frames(wavs: list[Tensor], features: nn.Module) -> Tensor:
-    return torch.cat([features(wav.unsqueeze(0))[0] for wav in wavs])
 
 
 def add_noise(wav: Tensor, level: float, generator: torch.Generator) -> Tensor:

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from speechbrain_dsu.evaluation.blocks import block
 from speechbrain_dsu.evaluation.claims.common import (
     NOT_STATED,
     RULE,
     Cepstra,
     Digit,
-    block,
     guess_accuracy,
     joined,
     make_result,

@@ -20,7 +20,7 @@ class FrameCodec(nn.Module):
 
     Example
     -------
-    >>> from speechbrain_dsu.evaluation.claims.common import block
+    >>> from speechbrain_dsu.evaluation.blocks import block
     >>> codec = FrameCodec(40, block("quantizer_vq", size=8, dim=4))
     >>> codec.decode(codec.encode(torch.randn(5, 40))).shape
     torch.Size([5, 40])

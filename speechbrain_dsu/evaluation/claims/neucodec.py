@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
+from speechbrain_dsu.evaluation.blocks import block
 from speechbrain_dsu.evaluation.claims.common import (
     NOT_STATED,
     RULE,
-    block,
     joined,
     log_mel_8k,
     make_result,

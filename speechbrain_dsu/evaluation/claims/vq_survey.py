@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from speechbrain_dsu.evaluation.blocks import block
 from speechbrain_dsu.evaluation.claims.common import (
     NOT_STATED,
     RULE,
-    block,
     joined,
     log_mel_8k,
     make_result,
