@@ -98,6 +98,7 @@ def pretrain_and_seal(
     valid: Sequence[AudioItem],
     device: torch.device,
     seal: Callable[..., Any],
+    flatten: Callable[[Path], str],
 ) -> None:
     """Train the encoder of an ssl recipe, and write units of it as bundles.
 
@@ -115,14 +116,17 @@ def pretrain_and_seal(
         Where to train.
     seal : callable
         ``inference.save_bundle``.
+    flatten : callable
+        ``inference.flatten_yaml``.
     """
     from speechbrain.utils.distributed import run_on_main
 
     from speechbrain_dsu.training.ssl import pretrain, some_recordings
 
     folder = Path(hparams["output_folder"])
+    build = partial(build_system, flatten)
     system = pretrain(
-        partial(build_system, hparams["system_file"]),
+        partial(build, hparams["system_file"]),
         train,
         valid,
         folder,
@@ -138,7 +142,7 @@ def pretrain_and_seal(
     some = some_recordings(train, hparams["fit_items"])
     for name, n_units in bundles["units"].items():
         overrides = {"n_units": n_units, "layers": hparams["layers"]}
-        tokenizer = build_system(bundles["system_file"], overrides)["tokenizer"]
+        tokenizer = build(bundles["system_file"], overrides)["tokenizer"]
         top = system["encoder"].up_to(max(hparams["layers"]))
         tokenizer.features.encoder.load_state_dict(top.state_dict())
         options = {"checkpoint": folder / name / "kmeans", "seed": hparams["seed"]}
@@ -154,14 +158,20 @@ def pretrain_and_seal(
         run_on_main(seal, [tokenizer.cpu()], options)
 
 
-def build_system(system_file: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+def build_system(
+    flatten: Callable[[Path], str],
+    system_file: str,
+    overrides: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """What a system's YAML builds.
 
     Arguments
     ---------
+    flatten : callable
+        ``inference.flatten_yaml``: overrides then reach into included blocks.
     system_file : str
         Below the package's ``hparams``, e.g. "systems/ssl/hubert_small.yaml".
-    overrides : mapping
+    overrides : mapping, optional
         New values for its keys.
 
     Returns
@@ -171,5 +181,5 @@ def build_system(system_file: str, overrides: Mapping[str, Any]) -> dict[str, An
     """
     from hyperpyyaml import load_hyperpyyaml
 
-    with open(hparams_dir() / system_file, encoding="utf-8") as file:
-        return load_hyperpyyaml(file, dict(overrides))
+    text = flatten(hparams_dir() / system_file)
+    return load_hyperpyyaml(text, dict(overrides or {}))

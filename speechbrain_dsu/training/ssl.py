@@ -30,9 +30,11 @@ from speechbrain_dsu.dataio.training_data import (
 )
 from speechbrain_dsu.training.brain import UnitBrain
 from speechbrain_dsu.training.fit_tokenizer import fit_tokenizer
+from speechbrain_dsu.training.kmeans_stream import rank, world
 from speechbrain_dsu.utils.errors import DsuError
 
 logger = logging.getLogger(__name__)
+_SHARD = 500
 
 collate = partial(PaddedBatch, per_key_padding_kwargs={"labels": {"value": -1}})
 """Frames behind an item's end have no label."""
@@ -86,8 +88,9 @@ def pretrain(
     Arguments
     ---------
     build : callable
-        Overrides to what the system's YAML gives: a mapping with ``encoder``,
-        ``modules`` (with ``objective``) and ``loss_weights``.
+        Overrides to what the system's YAML gives: a mapping with ``encoder`` (or
+        ``front_end`` where there is none), ``modules`` (with ``objective``) and
+        ``loss_weights``.
     train, valid : sequence of AudioItem
         What to train on and to watch the losses on.
     folder : str or Path
@@ -139,7 +142,7 @@ def pretrain(
             )
         torch.manual_seed(seed + number)
         system = build(options.pop("overrides", {}))
-        encoder = system["encoder"]
+        encoder = system.get("encoder") or system["front_end"]
         if options.pop("warm_start", False):
             encoder.load_state_dict(before["encoder"].state_dict())
         if cache is None:
@@ -249,7 +252,10 @@ def label_corpus(
             record["inertia"],
         )
     tokenizer.eval()
-    tokenize_corpus(_once(items), tokenizer, folder / "labels", progress=False)
+    share = {"shard": (rank(), world()), "shard_items": _SHARD, "progress": False}
+    tokenize_corpus(_once(items), tokenizer, folder / "labels", **share)
+    if world() > 1:
+        torch.distributed.barrier()
     store = TokenStore(folder / "labels")
     # In memory: a crop's labels must not cost a look into a file.
     codes = {name: store.codes(name).to(torch.int32) for name in store}

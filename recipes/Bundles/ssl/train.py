@@ -12,6 +12,7 @@ from speechbrain_dsu.dataio import corpora
 from speechbrain_dsu.dataio.corpora.synth import prepare_synth
 from speechbrain_dsu.dataio.training_data import mixed_items
 from speechbrain_dsu.inference import save_bundle
+from speechbrain_dsu.inference.flatten import flatten_yaml
 from speechbrain_dsu.training.experiment import experiment, pretrain_and_seal
 
 if __name__ == "__main__":
@@ -28,4 +29,5 @@ if __name__ == "__main__":
         items = {
             part: mixed_items(found, hparams[part]) for part, found in parts.items()
         }
-        pretrain_and_seal(hparams, items["train"], items["valid"], device, save_bundle)
+        data = items["train"], items["valid"]
+        pretrain_and_seal(hparams, *data, device, save_bundle, flatten_yaml)
