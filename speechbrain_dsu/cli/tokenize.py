@@ -3,11 +3,16 @@
 Run the same command again to finish a job that was stopped. To share one job among
 n workers run it n times with --shard 0/n to --shard n-1/n; the files come out the
 same. Exit status: 0 all well, 1 some file failed, 2 a mistake in the call.
+
+With --stream, samples come from standard input (SOURCE is -; a WAV, or raw PCM at the
+stated --rate), and a JSON line per frame goes to standard output as soon as the frame
+is known.
 """
 
 import argparse
 
 from speechbrain_dsu.cli import common
+from speechbrain_dsu.utils.errors import DsuError
 
 HELP = "speech to a token store, resumable"
 _SHOWN = 20
@@ -17,7 +22,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``dsu tokenize``."""
     common.add_source_arguments(parser)
     common.add_tokenizer_arguments(parser)
-    parser.add_argument("--out", required=True, help="folder of the token store")
+    parser.add_argument("--out", help="folder of the token store")
+    parser.add_argument(
+        "--stream",
+        action="store_true",
+        help="standard input to JSON lines; SOURCE is -",
+    )
+    parser.add_argument("--rate", type=int, metavar="HZ", help="of raw samples")
+    parser.add_argument(
+        "--format", choices=["s16le", "f32le"], default="s16le", help="of raw samples"
+    )
     parser.add_argument(
         "--shard", type=common.share, default=(0, 1), metavar="I/N", help="my share"
     )
@@ -42,6 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the job and print what came of it."""
+    if args.stream:
+        return _stream(args)
+    if args.out is None:
+        raise DsuError("--out is missing: the folder of the token store")
     from speechbrain_dsu.dataio.manifest import read_items
     from speechbrain_dsu.dataio.tokenize import tokenize_corpus
 
@@ -62,6 +80,20 @@ def run(args: argparse.Namespace) -> int:
     )
     _print(result, tokenizer.sample_rate)
     return 1 if result.failed else 0
+
+
+def _stream(args: argparse.Namespace) -> int:
+    from speechbrain_dsu.cli.stream import run_stream
+
+    if args.source != "-" or args.out is not None:
+        raise DsuError(
+            "--stream reads standard input: SOURCE is - and there's no --out"
+        )
+    if args.rate is not None and args.rate < 1:
+        raise DsuError(f"--rate {args.rate} must be positive, in hertz")
+    tokenizer = common.load_tokenizer(args.tokenizer, args.revision, args.device)
+    run_stream(tokenizer, args.rate, args.format, args.codebooks)
+    return 0
 
 
 def _print(result, sample_rate: int) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from torch import Tensor
 
 from speechbrain_dsu.inference.interfaces import Interface
+from speechbrain_dsu.tokenizers.streaming import DecodeStream, TokenStream
 from speechbrain_dsu.tokens.streams import Tokens
 from speechbrain_dsu.utils.audio import write_audio
 from speechbrain_dsu.utils.errors import DsuError
@@ -101,6 +102,32 @@ class UnitTokenizer(Interface):
             )
         wavs, _ = self.decode(tokens[0], **conditions)
         write_audio(out, wavs[0], self.sample_rate)
+
+    def stream(
+        self,
+        sample_rate: int | None = None,
+        n_codebooks: int | None = None,
+        **options: float,
+    ) -> TokenStream:
+        """Open a stream: ``push(samples [time])`` and ``flush()`` give tokens.
+
+        A codec gives each frame when it is complete. Other tokenizers compute frames
+        anew with the context they need; their seconds of ``chunk``, ``context`` and
+        ``lookahead`` are ``options`` (see ``Tokenizer.stream``). The stream says its
+        ``lookahead`` in samples and whether its tokens are ``exact``ly those of one
+        pass.
+        """
+        return self.mods.tokenizer.stream(sample_rate, n_codebooks, **options)
+
+    def decode_stream(self) -> DecodeStream:
+        """Open a stream: ``push(tokens)`` and ``flush()`` give samples ``[time]``.
+
+        Raises
+        ------
+        DsuError
+            If the decoder takes whole utterances only.
+        """
+        return self.mods.tokenizer.decode_stream()
 
     def embed(self, tokens: Tokens) -> Tensor:
         """Vectors ``[batch, frames, dim]`` behind the tokens."""

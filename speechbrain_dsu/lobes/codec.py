@@ -103,7 +103,8 @@ class Codec(nn.Module):
         wavs : Tensor
             float ``[batch, time]`` in [-1, 1], of any length.
         lens : Tensor, optional
-            Relative lengths ``[batch]``; what lies behind them counts nowhere.
+            Relative lengths ``[batch]``; what lies behind them counts nowhere. (The
+            decoder still overlaps its windows there with an item's last samples.)
         n_codebooks : int, optional
             Use the first ``n_codebooks`` codebooks, for all items.
         quantize : bool
