@@ -35,7 +35,15 @@ class FrameConv(StreamConv1d):
             return F.linear(padded.transpose(1, 2), self.weight[..., 0], self.bias)
         if self._by_taps(padded):
             return self._sum_of_taps(padded.transpose(1, 2))
-        return self.convolve(padded).transpose(1, 2)
+        found = F.conv1d(
+            padded,
+            self.weight,
+            self.bias,
+            self.stride,
+            dilation=self.dilation,
+            groups=self.groups,
+        )
+        return found.transpose(1, 2)
 
     def _by_taps(self, padded: Tensor) -> bool:
         """Whether torch's own kernel is the slower one: on a CPU, for float64 or a
