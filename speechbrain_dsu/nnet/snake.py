@@ -73,4 +73,6 @@ class SnakeUnit(nn.Module):
     def forward(self, signal: Tensor) -> Tensor:
         """Map ``[batch, channels, time]`` to the same shape."""
         past, change = self.aligned(signal, self.block(signal))
-        return past + change
+        if torch.is_grad_enabled():
+            return past + change
+        return change.add_(past)

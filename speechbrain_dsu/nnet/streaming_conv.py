@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechbrain_dsu.nnet.convolution import Conv
+from speechbrain_dsu.nnet.convolve import convolve, spread
 from speechbrain_dsu.nnet.streaming import Stream, current_stream, join
 from speechbrain_dsu.utils.errors import DsuError
 
@@ -228,30 +229,30 @@ class StreamConv1d(nn.Conv1d):
 
     def forward(self, signal: Tensor) -> Tensor:
         """``[batch, out_channels, frames]`` of ``[batch, in_channels, time]``."""
-        padded = self.windows(signal)
-        if padded.shape[-1] < self.lengths.span:
-            return padded.new_zeros(len(padded), self.out_channels, 0)
-        return self.convolve(padded)
-
-    def convolve(self, padded: Tensor) -> Tensor:
-        """The convolution of what ``windows`` gave."""
-        if padded.device.type != "cpu":
-            return super().forward(padded)
-        # As an image of one row, channels last: torch's kernels for images take and
-        # give that order, those for signals reorder both ways, which costs more than
-        # the products. The output keeps the order, so the next layer finds it.
-        image, weight = channels_last(padded), self.weight.unsqueeze(2)
-        stride, dilation = (1, *self.stride), (1, *self.dilation)
-        found = F.conv2d(
-            image, weight, self.bias, stride, 0, dilation, groups=self.groups
+        padding = self._own_padding(signal)
+        if not padding:
+            signal = self.windows(signal)
+        if signal.shape[-1] + 2 * padding < self.lengths.span:
+            return signal.new_zeros(len(signal), self.out_channels, 0)
+        return convolve(
+            signal,
+            self.weight,
+            self.bias,
+            self.stride[0],
+            self.dilation[0],
+            self.groups,
+            padding,
         )
-        return found.squeeze(2)
 
-
-def channels_last(signal: Tensor) -> Tensor:
-    """``[batch, channels, time]`` as an image ``[batch, channels, 1, time]`` whose
-    channels lie side by side in memory."""
-    return signal.unsqueeze(2).contiguous(memory_format=torch.channels_last)
+    def _own_padding(self, signal: Tensor) -> int:
+        """Zeros that the product adds on both sides by itself, without a copy."""
+        lengths = self.lengths
+        even = lengths.left == lengths.right and not (
+            lengths.covers and lengths.stride > 1
+        )
+        whole = current_stream() is None and signal.shape[-1] > 0
+        zeros = self.windows.pad_mode == "constant"
+        return lengths.left if whole and even and zeros else 0
 
 
 def conv_lengths(
@@ -341,23 +342,12 @@ class StreamConvTranspose1d(nn.ConvTranspose1d):
         batch, _, time = signal.shape
         kernel, stride = self.kernel_size[0], self.stride[0]
         if time:
-            full = self._spread(signal)
+            # The bias is for after the overlap.
+            full = spread(signal, self.weight, stride, self.groups)
         else:
             full = signal.new_zeros(batch, self.out_channels, 0)
         found = overlap_add(self, full, time * stride, kernel - stride, self.delay)
         return found if self.bias is None else found + self.bias[:, None]
-
-    def _spread(self, signal: Tensor) -> Tensor:
-        """All outputs, those too many included; the bias is for after the overlap."""
-        if signal.device.type != "cpu":
-            return F.conv_transpose1d(
-                signal, self.weight, None, self.stride, groups=self.groups
-            )
-        weight, stride = self.weight.unsqueeze(2), (1, *self.stride)
-        image = channels_last(signal)
-        return F.conv_transpose2d(
-            image, weight, None, stride, groups=self.groups
-        ).squeeze(2)
 
 
 @dataclass
@@ -412,39 +402,3 @@ def overlap_add(
     skip = min(delay - state.skipped, ready.shape[-1])
     state.skipped += skip
     return ready[..., skip:]
-
-
-def fold_weight_norm(module: nn.Module) -> nn.Module:
-    """Replace normalised weights, of both of torch's styles, by their product.
-
-    For inference: each call of a normalised layer computes its weight anew. Folding
-    a folded module changes nothing. The module itself is changed; to go on training,
-    fold a copy.
-
-    Arguments
-    ---------
-    module : nn.Module
-        With everything below it.
-
-    Returns
-    -------
-    nn.Module
-        The same module.
-
-    Example
-    -------
-    >>> layer = torch.nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
-    >>> sorted(fold_weight_norm(layer).state_dict())
-    ['bias', 'weight']
-    """
-    from torch.nn.utils import parametrize, remove_weight_norm
-
-    for part in list(module.modules()):
-        if parametrize.is_parametrized(part):
-            for name, chain in list(part.parametrizations.items()):
-                if any(type(step).__name__ == "_WeightNorm" for step in chain):
-                    parametrize.remove_parametrizations(part, name)
-        for hook in list(part._forward_pre_hooks.values()):
-            if type(hook).__name__ == "WeightNorm":
-                remove_weight_norm(part, hook.name)
-    return module

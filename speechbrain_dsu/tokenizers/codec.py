@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from speechbrain_dsu.lobes.codec import Codec
 from speechbrain_dsu.nnet.streaming import Stream
-from speechbrain_dsu.nnet.streaming_conv import fold_weight_norm
+from speechbrain_dsu.nnet.weights import arrange_weights, fold_weight_norm
 from speechbrain_dsu.tokenizers.base import Tokenizer
 from speechbrain_dsu.tokenizers.streaming import DecodeStream, TokenStream
 from speechbrain_dsu.utils.audio import AudioReader
@@ -198,7 +198,7 @@ class CodecTokenizer(Tokenizer):
         key = dtype, state_versions(module)
         if part not in self._copies or self._copies[part][0] != key:
             copy = fold_weight_norm(deepcopy(module)).eval().requires_grad_(False)
-            self._copies[part] = key, copy.to(dtype)
+            self._copies[part] = key, arrange_weights(copy.to(dtype))
         return self._copies[part][1]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from speechbrain_dsu.nnet.streaming_conv import (
     PAD_MODES,
     StreamConv1d,
     StreamConvTranspose1d,
-    fold_weight_norm,
     pad_signal,
 )
+from speechbrain_dsu.nnet.weights import fold_weight_norm
 from speechbrain_dsu.utils.errors import DsuError
 
 CUTS = st.lists(st.integers(0, 40), max_size=8)

@@ -14,6 +14,7 @@ from speechbrain_dsu.nnet.convolution import Conv, ConvStack
 from speechbrain_dsu.nnet.streaming import Aligned, current_stream
 from speechbrain_dsu.nnet.streaming_conv import PadMode, StreamConv1d
 from speechbrain_dsu.nnet.transformer import Transformer
+from speechbrain_dsu.nnet.weights import normalise_weights
 from speechbrain_dsu.utils.errors import DsuError
 
 
@@ -67,7 +68,9 @@ class ResidualBlock(nn.Module):
     def forward(self, signal: Tensor) -> Tensor:
         """Map ``[batch, channels, time]`` to the same shape."""
         past, change = self.aligned(self.shortcut(signal), self.block(signal))
-        return past + change
+        if torch.is_grad_enabled():
+            return past + change
+        return change.add_(past)
 
 
 class ResidualLSTM(nn.Module):
@@ -302,13 +305,3 @@ def main_path(layers: nn.Sequential) -> Iterator[Conv]:
             yield layer.lengths
         elif hasattr(layer, "block"):
             yield from main_path(layer.block)
-
-
-def normalise_weights(module: nn.Module) -> None:
-    """Give every convolution of a module a normalised weight, in place.
-
-    ``nnet.streaming_conv.fold_weight_norm`` undoes it for inference.
-    """
-    for part in list(module.modules()):
-        if isinstance(part, nn.Conv1d | nn.ConvTranspose1d):
-            torch.nn.utils.parametrizations.weight_norm(part)

@@ -4,10 +4,11 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
-from speechbrain_dsu.lobes.encoders.seanet import main_path, normalise_weights
+from speechbrain_dsu.lobes.encoders.seanet import main_path
 from speechbrain_dsu.nnet.convolution import ConvStack
 from speechbrain_dsu.nnet.snake import Snake, SnakeUnit
 from speechbrain_dsu.nnet.streaming_conv import StreamConv1d
+from speechbrain_dsu.nnet.weights import normalise_weights
 
 
 class SnakeEncoder(nn.Module):

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from speechbrain_dsu.lobes.encoders.seanet import (
     ResidualLSTM,
-    normalise_weights,
     seanet_stages,
 )
 from speechbrain_dsu.nnet.streaming_conv import (
@@ -16,6 +15,7 @@ from speechbrain_dsu.nnet.streaming_conv import (
     StreamConvTranspose1d,
 )
 from speechbrain_dsu.nnet.transformer import Transformer
+from speechbrain_dsu.nnet.weights import normalise_weights
 
 
 class SEANetDecoder(nn.Module):

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from speechbrain_dsu.lobes.encoders.seanet import normalise_weights
 from speechbrain_dsu.lobes.encoders.snake import snake_units
 from speechbrain_dsu.nnet.snake import Snake
 from speechbrain_dsu.nnet.streaming import current_stream, join
 from speechbrain_dsu.nnet.streaming_conv import StreamConv1d, StreamConvTranspose1d
+from speechbrain_dsu.nnet.weights import normalise_weights
 
 
 class DropLast(nn.Module):
