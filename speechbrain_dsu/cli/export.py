@@ -3,6 +3,9 @@
 RUN is the output folder of a recipe: hyperparams.yaml with a 'modules' mapping, and
 checkpoints in save/, in which each module has a file <name>.ckpt. A system without
 weights needs no run: give its YAML file.
+
+With --onnx, RUN is a codec's bundle (a folder or a shipped name), and its encoder,
+quantizer and decoder are written to DIR as ONNX graphs.
 """
 
 import argparse
@@ -30,11 +33,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--training-data", help="for the card")
     parser.add_argument("--language", help="for the card")
     parser.add_argument("--half", action="store_true", help="store float16 weights")
+    parser.add_argument(
+        "--onnx", action="store_true", help="a codec's bundle to ONNX graphs"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a bundle")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Load the checkpoint strictly and seal it."""
+    """Load the checkpoint strictly and seal it; or write a bundle's graphs."""
+    if args.onnx:
+        return _export_onnx(args)
     from speechbrain_dsu.inference.bundles import save_bundle
     from speechbrain_dsu.inference.flatten import flatten_yaml
     from speechbrain_dsu.inference.loading import load_yaml
@@ -60,6 +68,18 @@ def run(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
     )
     print(f"{args.out}: from {source}")
+    return 0
+
+
+def _export_onnx(args: argparse.Namespace) -> int:
+    from speechbrain_dsu.cli.common import load_tokenizer
+    from speechbrain_dsu.integrations.onnx.export import export_onnx
+
+    if args.system or args.half:
+        raise DsuError("--onnx takes a bundle as it is: no --system, no --half")
+    tokenizer = load_tokenizer(args.run_folder, device="cpu")
+    for path in export_onnx(tokenizer, args.out):
+        print(path)
     return 0
 
 

@@ -90,8 +90,9 @@ class CodecTokenizer(Tokenizer):
         return self.codec.encoder.num_frames(n_samples)
 
     def count_samples(self, n_frames: int) -> int:
-        """Samples that ``n_frames`` frames decode to."""
-        return n_frames * self.hop
+        """Samples that ``n_frames`` frames decode to: some decoders lose a few."""
+        count = getattr(self.codec.decoder, "num_samples", None)
+        return n_frames * self.hop if count is None else count(n_frames)
 
     def encode_batch(
         self, wavs: Tensor, counts: Tensor | None, n_codebooks: int | None
@@ -156,6 +157,12 @@ class CodecTokenizer(Tokenizer):
                 return decoder(latents)[0]
 
         return DecodeStream(self, step, self.delay)
+
+    def plain_parts(self) -> tuple[nn.Module, nn.Module]:
+        """Encoder and decoder for other runtimes: folded copies in float32."""
+        parts = deepcopy(self.codec.encoder), deepcopy(self.codec.decoder)
+        plain = [fold_weight_norm(part).float().eval() for part in parts]
+        return plain[0].requires_grad_(False), plain[1].requires_grad_(False)
 
     def _stream_step(self, keep: int):
         stream, encoder = Stream(), self._encoder()

@@ -46,8 +46,12 @@ def build_codec(name: str) -> CodecTokenizer:
         codec = tokenizer.codec
         rate = tokenizer.sample_rate
         wav = read_audio(bundles_dir() / "speech.wav", rate)[0][: 3 * rate]
-        if name == "codec_16k":
-            codec.train()(wav.unsqueeze(0))
         with torch.no_grad():
+            frames = codec.encoder(wav.unsqueeze(0))[0]
+            for index, level in enumerate(getattr(codec.quantizer, "levels", ())):
+                if isinstance(level, torch.nn.Module):  # FSQ's levels are numbers
+                    spread = torch.randn(level.size, level.dim) * frames.std(0)
+                    center = frames.mean(0) if index == 0 else 0.0
+                    level.set_vectors(center + spread * 0.7**index)
             codec.decoder.head.out.bias[: codec.decoder.head.inverse.win // 2] -= 2.0
     return tokenizer.eval()

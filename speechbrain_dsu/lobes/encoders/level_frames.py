@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from speechbrain_dsu.lobes.encoders.stft_frames import fourier_matrix
+from speechbrain_dsu.lobes.encoders.stft_frames import cut, fourier_matrix
 from speechbrain_dsu.nnet.convolution import Conv
 from speechbrain_dsu.nnet.streaming_conv import Windows, conv_lengths
 from speechbrain_dsu.utils.errors import DsuError
@@ -27,7 +27,7 @@ class LevelFrames(nn.Module):
     hop : int
         Samples from frame to frame.
     win : int
-        Hann window in samples, even, at least ``hop / steps``.
+        Hann window in samples, even, a multiple of ``hop / steps``.
     steps : int
         Windows per frame, evenly spaced.
     power : float
@@ -66,10 +66,10 @@ class LevelFrames(nn.Module):
     ):
         super().__init__()
         step, bins = hop // steps, win // 2 + 1
-        if hop % steps or win < step or not 0 <= phase_bins <= bins:
+        if hop % steps or win % step or not 0 <= phase_bins <= bins:
             raise DsuError(
-                f"steps={steps} must divide hop={hop}, win={win} be at least "
-                f"{step} and phase_bins={phase_bins} at most {bins}"
+                f"steps={steps} must divide hop={hop}, win={win} be a multiple "
+                f"of {step} and phase_bins={phase_bins} at most {bins}"
             )
         self.sample_rate, self.hop, self.win = sample_rate, hop, win
         self.steps, self.power, self.phase_bins = steps, float(power), phase_bins
@@ -100,13 +100,13 @@ class LevelFrames(nn.Module):
 
     def forward(self, wavs: Tensor) -> Tensor:
         """``[batch, frames, dim]`` of waveforms ``[batch, time]``."""
-        padded = self.windows(wavs.unsqueeze(1)).squeeze(1)
+        padded = self.windows(wavs.unsqueeze(1))[:, 0]
         step = self.hop // self.steps
         if padded.shape[1] < self.lengths.span:
             return wavs.new_zeros(len(wavs), 0, self.dim)
         with torch.autocast(wavs.device.type, enabled=False):
-            cut = padded.to(self.basis.dtype).unfold(1, self.win, step)
-            real, imaginary = (cut @ self.basis).chunk(2, dim=-1)
+            windows = cut(padded.to(self.basis.dtype), self.win, step)
+            real, imaginary = (windows @ self.basis).chunk(2, dim=-1)
             magnitude = (real.square() + imaginary.square()).sqrt() + self.floor
             level = (magnitude.log() - _MEAN) / _SIZE
             factor = magnitude[..., : self.phase_bins] ** (self.power - 1)

@@ -57,7 +57,7 @@ class Frames(nn.Module):
 
     def forward(self, wavs: Tensor) -> Tensor:
         """``[batch, frames, win]``."""
-        return cut(self.windows(wavs.unsqueeze(1)).squeeze(1), self.win, self.hop)
+        return cut(self.windows(wavs.unsqueeze(1))[:, 0], self.win, self.hop)
 
 
 def cut(signal: Tensor, win: int, step: int) -> Tensor:

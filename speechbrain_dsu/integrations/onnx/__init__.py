@@ -1,0 +1,1 @@
+"""Codecs as ONNX graphs."""
