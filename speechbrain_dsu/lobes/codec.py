@@ -46,7 +46,8 @@ class Codec(nn.Module):
         Takes latents of ``encoder.dim``.
     decoder : nn.Module
         Latents to waveforms ``[batch, frames * hop]``; has ``sample_rate``, ``hop``
-        and ``delay``, the samples that a stream runs behind.
+        and ``delay``, the samples that a stream runs behind; ``num_samples(frames)``
+        where it gives fewer.
 
     Raises
     ------
@@ -116,6 +117,19 @@ class Codec(nn.Module):
         CodecOutput
             Audio as long as ``wavs``.
         """
+        latents, quantized, mask = self.quantize(wavs, lens, n_codebooks, quantize)
+        audio = self.decode(quantized, wavs.shape[1], mask)
+        return CodecOutput(audio, quantized, latents)
+
+    def quantize(
+        self,
+        wavs: Tensor,
+        lens: Tensor | None,
+        n_codebooks: int | None,
+        quantize: bool = True,
+    ) -> tuple[Tensor, Quantized, Tensor | None]:
+        """The first half of ``forward``: latents, what the quantizer made of them,
+        and the mask of valid samples (None without ``lens``)."""
         size, mask = wavs.shape[1], None
         if lens is not None:
             counts = absolute_lengths(lens, size).to(wavs.device)
@@ -130,7 +144,9 @@ class Codec(nn.Module):
         else:
             codes = torch.zeros(*latents.shape[:2], 0, dtype=torch.int64)
             quantized = Quantized(codes.to(latents.device), latents, {}, ())
+        return latents, quantized, mask
+
+    def decode(self, quantized: Quantized, size: int, mask: Tensor | None) -> Tensor:
+        """The second half of ``forward``: audio ``[batch, size]``."""
         audio = self.decoder(quantized.quantized)[:, :size]
-        if mask is not None:
-            audio = audio * mask
-        return CodecOutput(audio, quantized, latents)
+        return audio if mask is None else audio * mask

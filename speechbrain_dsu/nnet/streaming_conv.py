@@ -230,8 +230,7 @@ class StreamConv1d(nn.Conv1d):
     def forward(self, signal: Tensor) -> Tensor:
         """``[batch, out_channels, frames]`` of ``[batch, in_channels, time]``."""
         padding = self._own_padding(signal)
-        if not padding:
-            signal = self.windows(signal)
+        signal = signal if padding else self.windows(signal)
         if signal.shape[-1] + 2 * padding < self.lengths.span:
             return signal.new_zeros(len(signal), self.out_channels, 0)
         return convolve(
@@ -246,13 +245,11 @@ class StreamConv1d(nn.Conv1d):
 
     def _own_padding(self, signal: Tensor) -> int:
         """Zeros that the product adds on both sides by itself, without a copy."""
-        lengths = self.lengths
-        even = lengths.left == lengths.right and not (
-            lengths.covers and lengths.stride > 1
-        )
+        left, right = self.lengths.left, self.lengths.right
+        covers = self.lengths.covers and self.lengths.stride > 1
+        zeros = self.windows.pad_mode == "constant" and left == right
         whole = current_stream() is None and signal.shape[-1] > 0
-        zeros = self.windows.pad_mode == "constant"
-        return lengths.left if whole and even and zeros else 0
+        return left if zeros and whole and not covers else 0
 
 
 def conv_lengths(
@@ -342,7 +339,6 @@ class StreamConvTranspose1d(nn.ConvTranspose1d):
         batch, _, time = signal.shape
         kernel, stride = self.kernel_size[0], self.stride[0]
         if time:
-            # The bias is for after the overlap.
             full = spread(signal, self.weight, stride, self.groups)
         else:
             full = signal.new_zeros(batch, self.out_channels, 0)

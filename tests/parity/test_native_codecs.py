@@ -3,12 +3,16 @@
 import pytest
 import torch
 
+from speechbrain_dsu.inference.bundles import save_bundle
+from speechbrain_dsu.inference.tokenizer import UnitTokenizer
 from speechbrain_dsu.nnet.streaming import Stream
 
 transformers = pytest.importorskip("transformers")
 
 from speechbrain_dsu.integrations.transformers.convert_codecs import (  # noqa: E402
     convert_codec,
+    native_codec,
+    native_yaml,
 )
 from speechbrain_dsu.utils.errors import DsuError  # noqa: E402
 
@@ -155,3 +159,30 @@ def test_what_is_not_converted_says_where_to_go():
     settings = {"model_type": "encodec", "norm_type": "time_group_norm"}
     with pytest.raises(DsuError, match="not converted"):
         convert_codec(settings | {"audio_channels": 1}, {})
+
+
+@pytest.mark.parametrize(
+    "settings", [ENCODEC, MIMI, DAC], ids=lambda s: s["model_type"]
+)
+def test_a_published_folder_becomes_a_bundle_that_needs_no_transformers(
+    settings, tmp_path
+):
+    theirs, _ = models(settings)
+    theirs.save_pretrained(tmp_path / "published")
+    tokenizer = native_codec(tmp_path / "published", n_codebooks=3)
+    wav = 0.3 * torch.randn(1, 8 * tokenizer.hop)
+    tokens = tokenizer.encode(wav)
+    with torch.no_grad():
+        codes, _ = codes_and_audio(theirs, wav)
+    assert torch.equal(tokens.codes, codes[..., :3])
+    text = native_yaml(theirs.config.to_dict(), n_codebooks=3)
+    assert "transformers" not in text
+    licence = {"code": "Apache-2.0", "weights": "CC0-1.0"}
+    folder = save_bundle(tokenizer, tmp_path / "bundle", text, licence=licence)
+    loaded = UnitTokenizer.from_hparams(folder, run_opts={"device": "cpu"})
+    assert loaded.fingerprint == tokenizer.fingerprint
+    assert torch.equal(loaded.encode_batch(wav).codes, tokens.codes)
+    audio, _ = loaded.decode(tokens)
+    assert audio.shape[1] == tokenizer.num_samples(8)
+    with pytest.raises(DsuError, match="n_codebooks=99"):
+        native_codec(tmp_path / "published", n_codebooks=99)

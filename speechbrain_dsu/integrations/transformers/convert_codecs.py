@@ -6,35 +6,43 @@ every other codec here, and gives the same codes and audio.
 
 import re
 from collections.abc import Iterator, Mapping
+from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from speechbrain_dsu.integrations.transformers import convert_dac
+from speechbrain_dsu.integrations.transformers.convert_plans import (
+    CodecParts,
+    Filled,
+    Maker,
+    Plan,
+    Plans,
+    State,
+    Weights,
+    residual,
+)
 from speechbrain_dsu.integrations.transformers.loading import (
     fold_state,
     load_state,
     make_config,
     read_pretrained,
 )
+from speechbrain_dsu.lobes.codec import Codec
 from speechbrain_dsu.lobes.encoders.seanet import (
     SEANetEncoder,
     SEANetTransformerEncoder,
 )
-from speechbrain_dsu.lobes.encoders.snake import SnakeEncoder
 from speechbrain_dsu.lobes.vocoders.seanet import (
     SEANetDecoder,
     SEANetTransformerDecoder,
 )
-from speechbrain_dsu.lobes.vocoders.snake import SnakeDecoder
-from speechbrain_dsu.nnet.quantizers.base import Quantizer
 from speechbrain_dsu.nnet.quantizers.composed import Projected, Split
-from speechbrain_dsu.nnet.quantizers.residual import ResidualVQ
 from speechbrain_dsu.nnet.transformer import Transformer
+from speechbrain_dsu.tokenizers.codec import CodecTokenizer
 from speechbrain_dsu.utils.errors import DsuError
-
-State = dict[str, Tensor]
 
 _SET_APART = {
     "encodec": r"quantizer\..*\.codebook\..*",
@@ -44,16 +52,13 @@ _SET_APART = {
 """Keys that do not go into a place of their own."""
 
 
-class CodecParts(NamedTuple):
-    """The three parts of a codec, in evaluation mode."""
-
-    encoder: nn.Module
-    quantizer: Quantizer
-    decoder: nn.Module
-
-
-def convert_pretrained(source: str | Path, revision: str | None = None) -> CodecParts:
-    """EnCodec, DAC or Mimi from a folder or the Hub.
+def native_codec(
+    source: str | Path,
+    revision: str | None = None,
+    n_codebooks: int | None = None,
+    precise: bool = False,
+) -> CodecTokenizer:
+    """EnCodec, DAC or Mimi from a folder or the Hub, without transformers from then on.
 
     Arguments
     ---------
@@ -61,17 +66,62 @@ def convert_pretrained(source: str | Path, revision: str | None = None) -> Codec
         A folder with ``config.json`` and safetensors, or the name of a repository.
     revision : str, optional
         Commit or tag of the repository.
+    n_codebooks : int, optional
+        Keep the first ``n_codebooks`` codebooks; all if not given. Of Mimi at least 2.
+    precise : bool
+        See ``CodecTokenizer``. These encoders are large: in float64 a stream's tokens
+        are exactly those of one pass, at several times the cost. In float32 they
+        differ where two codes are equally near.
+
+    Returns
+    -------
+    CodecTokenizer
+        In evaluation mode. ``native_yaml`` gives the YAML to save it with.
 
     Raises
     ------
     DsuError
-        If it is another model or its weights do not fit.
+        If it is another model, its weights do not fit, or it has fewer codebooks.
     """
     config, state, _ = read_pretrained(source, list(_MAKERS), revision, "a codec")
-    return convert_codec(config, state)
+    parts = convert_codec(config, state, n_codebooks)
+    return CodecTokenizer(Codec(*parts), precise).eval()
 
 
-def convert_codec(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> CodecParts:
+def native_yaml(
+    config: Mapping[str, Any], n_codebooks: int | None = None, precise: bool = False
+) -> str:
+    """The flat YAML of what ``native_codec`` gives, for ``inference.save_bundle``.
+
+    Arguments
+    ---------
+    config : mapping
+        As in ``config.json``.
+    n_codebooks, precise
+        As in ``native_codec``.
+
+    Returns
+    -------
+    str
+        It names no class of transformers.
+
+    Raises
+    ------
+    DsuError
+        If the configuration asks for what our modules can't do.
+    """
+    settings = make_config(config, list(_MAKERS), "a codec")
+    plans = _MAKERS[settings.model_type].plan(settings, _kept(settings, n_codebooks))
+    codec = Plan(Codec, **dict(zip(CodecParts._fields, plans, strict=True)))
+    tokenizer = Plan(CodecTokenizer, codec=codec, precise=precise)
+    return f"tokenizer: {tokenizer.yaml()}\nmodules:\n    tokenizer: !ref <tokenizer>\n"
+
+
+def convert_codec(
+    config: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    n_codebooks: int | None = None,
+) -> CodecParts:
     """EnCodec, DAC or Mimi from a configuration and weights.
 
     Arguments
@@ -81,6 +131,8 @@ def convert_codec(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> Cod
     state : mapping
         All weights of transformers' model, in either spelling of weight
         normalisation, which is folded in.
+    n_codebooks : int, optional
+        Keep the first ``n_codebooks`` codebooks; all if not given.
 
     Returns
     -------
@@ -94,28 +146,27 @@ def convert_codec(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> Cod
         missing or left over.
     """
     settings = make_config(config, list(_MAKERS), "a codec")
-    kind = settings.model_type
-    weights = _Weights(fold_state(state))
-    parts, vectors, renamed = _MAKERS[kind](settings, weights)
-    load_state(_Named(parts), renamed, _SET_APART[kind], kind)
+    maker = _MAKERS[settings.model_type]
+    plans = maker.plan(settings, _kept(settings, n_codebooks))
+    parts = CodecParts(*(plan.build() for plan in plans))
+    vectors, renamed = maker.fill(settings, Weights(fold_state(state)), parts)
+    where = settings.model_type
+    load_state(_Named(parts), renamed, _SET_APART[where], where)
     for codebook, values in vectors:
         codebook.set_vectors(values)
     return CodecParts(*(part.eval() for part in parts))
 
 
-class _Weights(dict):
-    """Weights by name, which know what was asked for."""
-
-    def __init__(self, state: State):
-        super().__init__(state)
-        self.taken: set[str] = set()
-
-    def __getitem__(self, key: str) -> Tensor:
-        self.taken.add(key)
-        return super().__getitem__(key)
-
-    def __missing__(self, key: str) -> Tensor:
-        raise DsuError(f"weights don't fit: {key} is missing")
+def _kept(settings: Any, n_codebooks: int | None) -> int:
+    total = getattr(settings, "n_codebooks", None) or settings.num_quantizers
+    least = getattr(settings, "num_semantic_quantizers", 0) + 1
+    kept = total if n_codebooks is None else n_codebooks
+    if not least <= kept <= total:
+        raise DsuError(
+            f"n_codebooks={n_codebooks} asked of a {settings.model_type} with {total}: "
+            f"take {least} to {total}"
+        )
+    return kept
 
 
 class _Named(nn.Module):
@@ -137,10 +188,6 @@ class _Named(nn.Module):
     def load_state_dict(self, state: State) -> None:
         """Load what ``state_dict`` names."""
         super().load_state_dict(state, strict=False)
-
-
-Codebooks = list[tuple[nn.Module, Tensor]]
-Made = tuple[CodecParts, Codebooks, State]
 
 
 def _seanet(settings: Any, lstm_layers: int) -> dict[str, Any]:
@@ -168,7 +215,7 @@ def _seanet(settings: Any, lstm_layers: int) -> dict[str, Any]:
     }
 
 
-def _encodec(settings: Any, state: State) -> Made:
+def _encodec_plan(settings: Any, kept: int) -> Plans:
     if settings.norm_type != "weight_norm":
         raise DsuError(
             "EnCodec at 48 kHz normalises over time and is not converted; run it "
@@ -176,19 +223,19 @@ def _encodec(settings: Any, state: State) -> Made:
         )
     shared = _seanet(settings, settings.num_lstm_layers)
     strides = list(settings.upsampling_ratios)
-    quantizer = _residual(
-        settings.num_quantizers, settings.codebook_size, settings.codebook_dim
+    return (
+        Plan(SEANetEncoder, strides=strides[::-1], **shared),
+        residual(kept, settings.codebook_size, settings.codebook_dim),
+        Plan(SEANetDecoder, strides=strides, **shared),
     )
-    parts = CodecParts(
-        SEANetEncoder(strides=strides[::-1], **shared),
-        quantizer,
-        SEANetDecoder(strides=strides, **shared),
-    )
+
+
+def _encodec_fill(settings: Any, state: Weights, parts: CodecParts) -> Filled:
     vectors = [
         (level, state[f"quantizer.layers.{index}.codebook.embed"])
-        for index, level in enumerate(quantizer.levels)
+        for index, level in enumerate(parts.quantizer.levels)
     ]
-    return parts, vectors, {_unwrap(key): value for key, value in state.items()}
+    return vectors, {_unwrap(key): value for key, value in state.items()}
 
 
 def _unwrap(key: str) -> str:
@@ -196,44 +243,53 @@ def _unwrap(key: str) -> str:
     return key.replace(".conv.", ".")
 
 
-def _residual(n_codebooks: int, size: int, dim: int, **settings: Any) -> ResidualVQ:
-    return ResidualVQ(n_codebooks, size, dim, revive_below=0.0, **settings)
-
-
-def _mimi(settings: Any, state: State) -> Made:
+def _mimi_plan(settings: Any, kept: int) -> Plans:
     shared = _seanet(settings, 0)
     strides = list(settings.upsampling_ratios)
-    stride = round(settings.sampling_rate / settings.frame_rate)
-    for one in strides:
-        stride //= one
-    encoder = SEANetEncoder(strides=strides[::-1], **shared)
-    decoder = SEANetDecoder(strides=strides, **shared)
-    inner = settings.vector_quantization_hidden_dimension
-    counts = settings.num_semantic_quantizers
-    counts = counts, settings.num_quantizers - counts
-    chains = [_residual(count, settings.codebook_size, inner) for count in counts]
-    projected = [Projected(chain, settings.hidden_size, bias=False) for chain in chains]
-    parts = CodecParts(
-        SEANetTransformerEncoder(encoder, _mimi_transformer(settings), stride),
-        Split(*projected),
-        SEANetTransformerDecoder(decoder, _mimi_transformer(settings), stride),
+    stride = round(settings.sampling_rate / settings.frame_rate) // prod(strides)
+    outer, inner = (
+        settings.hidden_size,
+        settings.vector_quantization_hidden_dimension,
     )
-    vectors: Codebooks = []
-    for kind, chain in zip(("semantic", "acoustic"), chains, strict=True):
-        for index, level in enumerate(chain.levels):
+    counts = {"semantic": settings.num_semantic_quantizers}
+    counts["acoustic"] = kept - counts["semantic"]
+    chains = {
+        name: Plan(
+            Projected,
+            quantizer=residual(count, settings.codebook_size, inner),
+            dim=outer,
+            bias=False,
+        )
+        for name, count in counts.items()
+    }
+    around = {"transformer": _mimi_transformer(settings), "stride": stride}
+    encoder = Plan(SEANetEncoder, strides=strides[::-1], **shared)
+    decoder = Plan(SEANetDecoder, strides=strides, **shared)
+    return (
+        Plan(SEANetTransformerEncoder, seanet=encoder, **around),
+        Plan(Split, **chains),
+        Plan(SEANetTransformerDecoder, seanet=decoder, **around),
+    )
+
+
+def _mimi_fill(settings: Any, state: Weights, parts: CodecParts) -> Filled:
+    vectors = []
+    for kind in ("semantic", "acoustic"):
+        for index, level in enumerate(getattr(parts.quantizer, kind).quantizer.levels):
             stem = f"quantizer.{kind}_residual_vector_quantizer.layers.{index}.codebook"
             usage = state[f"{stem}.cluster_usage"].clamp(min=1e-5)
             vectors.append((level, state[f"{stem}.embed_sum"] / usage[:, None]))
-    return parts, vectors, dict(_mimi_keys(state))
+    return vectors, dict(_mimi_keys(state))
 
 
-def _mimi_transformer(settings: Any) -> Transformer:
-    return Transformer(
-        settings.hidden_size,
-        settings.num_hidden_layers,
-        settings.num_attention_heads,
-        settings.intermediate_size,
-        settings.num_key_value_heads,
+def _mimi_transformer(settings: Any) -> Plan:
+    return Plan(
+        Transformer,
+        dim=settings.hidden_size,
+        n_layers=settings.num_hidden_layers,
+        n_heads=settings.num_attention_heads,
+        ffn_dim=settings.intermediate_size,
+        kv_heads=settings.num_key_value_heads,
         context=settings.sliding_window,
         rotary_base=float(settings.rope_parameters["rope_theta"]),
         bias=settings.attention_bias,
@@ -273,82 +329,8 @@ def _mimi_keys(state: State) -> Iterator[tuple[str, Tensor]]:
         yield key, value
 
 
-def _dac(settings: Any, state: _Weights) -> Made:
-    down, up = settings.downsampling_ratios, settings.upsampling_ratios
-    quantizer = _residual(
-        settings.n_codebooks,
-        settings.codebook_size,
-        settings.hidden_size,
-        codebook_dim=settings.codebook_dim,
-        update="gradient",
-        metric="cosine",
-        kmeans_start=False,
-    )
-    parts = CodecParts(
-        SnakeEncoder(
-            settings.sampling_rate,
-            settings.encoder_hidden_size,
-            down,
-            settings.hidden_size,
-        ),
-        quantizer,
-        SnakeDecoder(
-            settings.sampling_rate,
-            settings.decoder_hidden_size,
-            up,
-            settings.hidden_size,
-        ),
-    )
-    renamed, vectors = {}, []
-    stems = {"encoder": _dac_encoder(len(down)), "decoder": _dac_decoder(len(up))}
-    for side, names in stems.items():
-        module = getattr(parts, side)
-        for (ours, part), theirs in zip(_weighted(module), names, strict=True):
-            for name, value in part.named_parameters():
-                found = state[f"{side}.{theirs}.{name}"]
-                renamed[f"{side}.{ours}.{name}"] = found.reshape(value.shape)
-    for index, level in enumerate(quantizer.levels):
-        stem = f"quantizer.quantizers.{index}"
-        vectors.append((level.quantizer, state[f"{stem}.codebook.weight"]))
-        for way in ("in", "out"):
-            ours = f"quantizer.levels.{index}.project_{way}"
-            renamed[f"{ours}.weight"] = state[f"{stem}.{way}_proj.weight"].squeeze(-1)
-            renamed[f"{ours}.bias"] = state[f"{stem}.{way}_proj.bias"]
-    renamed |= {key: value for key, value in state.items() if key not in state.taken}
-    return parts, vectors, renamed
-
-
-def _weighted(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Parts with weights of their own, in the order of their use."""
-    for name, part in module.named_modules():
-        if any(True for _ in part.parameters(recurse=False)):
-            yield name, part
-
-
-def _dac_units(block: int) -> Iterator[str]:
-    for unit in (1, 2, 3):
-        for part in ("snake1", "conv1", "snake2", "conv2"):
-            yield f"block.{block}.res_unit{unit}.{part}"
-
-
-def _dac_encoder(blocks: int) -> Iterator[str]:
-    yield "conv1"
-    for block in range(blocks):
-        yield from _dac_units(block)
-        yield f"block.{block}.snake1"
-        yield f"block.{block}.conv1"
-    yield "snake1"
-    yield "conv2"
-
-
-def _dac_decoder(blocks: int) -> Iterator[str]:
-    yield "conv1"
-    for block in range(blocks):
-        yield f"block.{block}.snake1"
-        yield f"block.{block}.conv_t1"
-        yield from _dac_units(block)
-    yield "snake1"
-    yield "conv2"
-
-
-_MAKERS = {"encodec": _encodec, "mimi": _mimi, "dac": _dac}
+_MAKERS = {
+    "encodec": Maker(_encodec_plan, _encodec_fill),
+    "mimi": Maker(_mimi_plan, _mimi_fill),
+    "dac": Maker(convert_dac.plan, convert_dac.fill),
+}

@@ -211,6 +211,11 @@ class SEANetEncoder(nn.Module):
         left, right = self.lengths.receptive_field
         return (None if self.remembers else left), right
 
+    @property
+    def min_samples(self) -> int:
+        """The fewest samples that give a frame."""
+        return self.lengths.min_samples()
+
     def num_frames(self, n_samples: int) -> int:
         """Frames of ``n_samples`` samples."""
         return self.lengths.num_frames(n_samples)
@@ -284,6 +289,11 @@ class SEANetTransformerEncoder(nn.Module):
         reach = (context - 1) * len(self.transformer.layers) * self.seanet.hop
         left, right = self.lengths.receptive_field
         return left + reach, right
+
+    @property
+    def min_samples(self) -> int:
+        """The fewest samples that give a frame."""
+        return self.lengths.min_samples()
 
     def num_frames(self, n_samples: int) -> int:
         """Latents of ``n_samples`` samples."""

@@ -90,6 +90,11 @@ class SnakeEncoder(nn.Module):
         """See ``tokenizers.base``."""
         return self.lengths.receptive_field
 
+    @property
+    def min_samples(self) -> int:
+        """The fewest samples that give a frame."""
+        return self.lengths.min_samples()
+
     def num_frames(self, n_samples: int) -> int:
         """Frames of ``n_samples`` samples."""
         return self.lengths.num_frames(n_samples)

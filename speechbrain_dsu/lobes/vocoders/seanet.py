@@ -1,7 +1,7 @@
 """SEANet's decoder: latents back to a waveform (see ``lobes.encoders.seanet``)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
 
@@ -16,6 +16,32 @@ from speechbrain_dsu.nnet.streaming_conv import (
 )
 from speechbrain_dsu.nnet.transformer import Transformer
 from speechbrain_dsu.nnet.weights import normalise_weights
+
+
+def stream_delay(layers: Iterable[nn.Module]) -> int:
+    """Samples that a stream through these layers runs behind its input.
+
+    Arguments
+    ---------
+    layers : iterable of nn.Module
+        In the order of their use, up to the waveform.
+
+    Example
+    -------
+    >>> stream_delay([StreamConvTranspose1d(2, 1, 8, 4, causal=False)])
+    2
+    """
+    delay = 0
+    for layer in layers:
+        if isinstance(layer, StreamConv1d):
+            delay += layer.lengths.right
+        elif isinstance(layer, StreamConvTranspose1d):
+            delay = delay * layer.stride[0] + layer.delay
+        elif hasattr(layer, "block"):
+            delay += stream_delay(layer.block)
+        else:
+            delay += getattr(layer, "delay", 0)
+    return delay
 
 
 class SEANetDecoder(nn.Module):
@@ -97,6 +123,9 @@ class SEANetDecoder(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.sample_rate, self.dim, self.causal = sample_rate, dim, causal
         self.hop = math.prod(strides)
+        self.delay = stream_delay(self.layers)
+        """Samples that a stream runs behind. With ``reflect`` the first ones wait for
+        as many frames as the padding mirrors, too."""
         if weight_norm:
             normalise_weights(self)
 
@@ -149,6 +178,7 @@ class SEANetTransformerDecoder(nn.Module):
             seanet.causal,
         )
         self.hop = stride * seanet.hop
+        self.delay = self.upsample.delay * seanet.hop + seanet.delay
 
     def num_samples(self, n_frames: int) -> int:
         """Samples of ``n_frames`` latents."""

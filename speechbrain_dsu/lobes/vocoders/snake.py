@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from speechbrain_dsu.lobes.encoders.snake import snake_units
+from speechbrain_dsu.lobes.vocoders.seanet import stream_delay
 from speechbrain_dsu.nnet.snake import Snake
 from speechbrain_dsu.nnet.streaming import current_stream, join
 from speechbrain_dsu.nnet.streaming_conv import StreamConv1d, StreamConvTranspose1d
@@ -23,6 +24,8 @@ class DropLast(nn.Module):
     >>> DropLast()(torch.tensor([1, 2, 3]))
     tensor([1, 2])
     """
+
+    delay = 1
 
     def forward(self, signal: Tensor) -> Tensor:
         """Map ``[..., time]`` to ``[..., time - 1]``."""
@@ -93,6 +96,8 @@ class SnakeDecoder(nn.Module):
         self.strides = tuple(strides)
         self.sample_rate, self.dim, self.causal = sample_rate, dim, causal
         self.hop = math.prod(strides)
+        self.delay = stream_delay(self.layers)
+        """Samples that a stream runs behind."""
         if weight_norm:
             normalise_weights(self)
 
