@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from speechbrain_dsu.nnet.attention import KVCache, Rotary, Sight
-from speechbrain_dsu.nnet.streaming import current_stream
+from speechbrain_dsu.nnet.streaming import Stream, current_stream
 from speechbrain_dsu.nnet.transformer_layer import (
     FeedForwardKind,
     Norm,
@@ -99,7 +99,7 @@ class Transformer(nn.Module):
                 f"context={context}: only a causal transformer has one, of 1 or more"
             )
         self.dim, self.causal, self.context = dim, causal, context
-        self.takes_memory = memory_dim is not None
+        self.memory_dim = memory_dim
         self.rotary = (
             None if rotary_base is None else Rotary(dim // n_heads, rotary_base)
         )
@@ -179,8 +179,8 @@ class Transformer(nn.Module):
         """Keys and values of the memory for each layer, and its mask."""
         if state is not None and state.memory is not None:
             return state.memory
-        if self.takes_memory != (memory is not None):
-            wanted = "needs" if self.takes_memory else "takes no"
+        if (self.memory_dim is None) != (memory is None):
+            wanted = "takes no" if self.memory_dim is None else "needs"
             raise DsuError(f"this transformer {wanted} memory")
         if memory is None:
             return [None] * len(self.layers), None
@@ -207,6 +207,26 @@ class Transformer(nn.Module):
             return Sight(turn=turn)
         valid = length_mask(absolute_lengths(lens, frames), frames)
         return Sight(mask=valid[:, None, None], turn=turn)
+
+    def rewind(self, stream: Stream, steps: Tensor) -> None:
+        """Make a stream forget its last frames, as speculative decoding does.
+
+        Arguments
+        ---------
+        stream : Stream
+            In which this transformer runs once per piece; not active now.
+        steps : Tensor
+            int64 ``[batch]``: how many of each item, at most those it has.
+
+        Raises
+        ------
+        DsuError
+            If the context is bounded: what it pushed out can't come back.
+        """
+        if self.context is not None:
+            raise DsuError("a stream with a bounded context can't be rewound")
+        with stream.active():
+            stream.state(self, lambda: _State(self)).rewind(steps)
 
     def window(self, queries: Tensor, keys: Tensor) -> Tensor:
         """Whether a query at one position may see a key at another; bool."""
@@ -263,6 +283,19 @@ class _State:
         mask = self.model.window(at[:, None], keys.to(at.device))
         return Sight(mask=mask, turn=self._turn(at))
 
+    def rewind(self, steps: Tensor) -> None:
+        """Forget the last frames of each item."""
+        counts = torch.as_tensor(self.counts, device=steps.device) - steps
+        self._set_counts(counts)
+
+    def _set_counts(self, counts: Tensor) -> None:
+        """Frames of each item; as one number, which is faster, where they agree."""
+        longest = int(counts.max())
+        self.counts = longest if bool((counts == longest).all()) else counts
+        if self.model.context is None:
+            for cache in self.caches:
+                cache.size = longest
+
     def _turn(self, at: Tensor) -> tuple[Tensor, Tensor] | None:
         return None if self.model.rotary is None else self.model.rotary(at)
 
@@ -271,7 +304,7 @@ class _State:
         for cache in self.caches:
             cache.select(items)
         if isinstance(self.counts, Tensor):
-            self.counts = self.counts[items]
+            self._set_counts(self.counts[items])
         if self.memory is not None:
             read, mask = self.memory
             self.memory = (

@@ -1,0 +1,1 @@
+"""Models over units: recipes put them together in YAML."""
