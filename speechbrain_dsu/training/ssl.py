@@ -34,7 +34,6 @@ from speechbrain_dsu.training.kmeans_stream import rank, world
 from speechbrain_dsu.utils.errors import DsuError
 
 logger = logging.getLogger(__name__)
-_SHARD = 500
 
 collate = partial(PaddedBatch, per_key_padding_kwargs={"labels": {"value": -1}})
 """Frames behind an item's end have no label."""
@@ -68,7 +67,7 @@ class SSLBrain(UnitBrain):
 
 
 def pretrain(
-    build: Callable[[Mapping[str, Any]], dict[str, Any]],
+    build: Callable[..., dict[str, Any]],
     train: Sequence[AudioItem],
     valid: Sequence[AudioItem],
     folder: str | Path,
@@ -88,20 +87,20 @@ def pretrain(
     Arguments
     ---------
     build : callable
-        Overrides to what the system's YAML gives: a mapping with ``encoder`` (or
-        ``front_end`` where there is none), ``modules`` (with ``objective``) and
-        ``loss_weights``.
+        Overrides and an iteration's ``system_file``, or None, to what the YAML gives:
+        a mapping with ``encoder`` (or ``front_end`` where there is none), ``modules``
+        (with ``objective``) and ``loss_weights``.
     train, valid : sequence of AudioItem
         What to train on and to watch the losses on.
     folder : str or Path
         Gets ``iteration1`` and so on, each with labels and checkpoints.
     iterations : sequence of mapping
         Options of each: ``epochs``, ``steps`` (optimiser steps, at most),
-        ``overrides`` of the system; ``labels``, a tokenizer or a function from the
-        encoder of the iteration before to one, with ``fit``, further arguments of
-        ``fit_tokenizer``, and ``fit_items``, how many recordings it is fitted to;
-        ``warm_start``, whether the encoder goes on from the last one's weights;
-        ``schedule``, as ``scheduler`` but also given ``total_steps``.
+        ``overrides`` of the system, or another ``system_file``; ``labels``, a tokenizer
+        or a function from the encoder of the iteration before to one, with ``fit``,
+        further arguments of ``fit_tokenizer``, and ``fit_items``, how many recordings
+        it is fitted to; ``warm_start``, whether the encoder goes on from the last
+        one's weights; ``schedule``, as ``scheduler`` but also given ``total_steps``.
         All others are arguments of ``SSLBrain`` (``opt_class``, ``ema_decay``, ...).
     run_opts : RunOptions or dict, optional
         SpeechBrain's.
@@ -127,31 +126,33 @@ def pretrain(
         The last iteration's system with trained (averaged) weights; None when
         ``max_minutes`` ended it before that.
     """
-    begin, folder, system = time.monotonic(), Path(folder), None
-    cache = None
+    begin, folder, system, cache = time.monotonic(), Path(folder), None, None
     for number, options in enumerate(iterations, start=1):
         options = {**common_options, **options}
-        place = folder / f"iteration{number}"
-        source = options.pop("labels", None)
-        fit = [options.pop("fit", {}), options.pop("fit_items", None)]
-        labels, before = None, system
+        place, before, labels = folder / f"iteration{number}", system, None
+        source, fit = options.pop("labels", None), options.pop("fit", {})
+        fit_items, steps = options.pop("fit_items", None), options.pop("steps", None)
         if source is not None:
             tokenizer = _label_tokenizer(source, before).to(device)
-            labels = label_corpus(
-                tokenizer, train, [*train, *valid], place, *fit, seed=seed
-            )
+            given = train, [*train, *valid], place
+            labels = label_corpus(tokenizer, *given, fit, fit_items, seed)
         torch.manual_seed(seed + number)
-        system = build(options.pop("overrides", {}))
+        overrides = options.pop("overrides", {})
+        system = build(overrides, options.pop("system_file", None))
         encoder = system.get("encoder") or system["front_end"]
         if options.pop("warm_start", False):
             encoder.load_state_dict(before["encoder"].state_dict())
         if cache is None:
             cache = AudioCache(encoder.sample_rate, megabytes)
         common = {"seed": seed, "labels": labels, "frames": encoder, "cache": cache}
-        heard = SpeechSegments(train, encoder.sample_rate, **common, **(data or {}))
-        still = {**(data or {}), "speeds": (1.0,)}
-        watched = SpeechSegments(valid, encoder.sample_rate, **common, **still)
-        epochs, steps = options.pop("epochs", 10**6), options.pop("steps", None)
+        heard, watched = (
+            SpeechSegments(items, encoder.sample_rate, **common, **how)
+            for items, how in (
+                (train, data or {}),
+                (valid, {**(data or {}), "speeds": (1.0,)}),
+            )
+        )
+        epochs = options.pop("epochs", 10**6)
         brain = SSLBrain(
             system["modules"],
             run_opts=run_opts,
@@ -252,7 +253,7 @@ def label_corpus(
             record["inertia"],
         )
     tokenizer.eval()
-    share = {"shard": (rank(), world()), "shard_items": _SHARD, "progress": False}
+    share = {"shard": (rank(), world()), "progress": False}
     tokenize_corpus(_once(items), tokenizer, folder / "labels", **share)
     if world() > 1:
         torch.distributed.barrier()

@@ -124,7 +124,8 @@ def test_labels_follow_a_change_of_speed(items):
         for t in range(2, len(found) - 2):
             # The signal itself says which sample of the file is heard there.
             heard = float(wav[200 + 320 * t]) * 2**16
-            assert abs(int(found[t]) * 160 - heard) <= 80 + 10
+            # (the resampling filter does not keep a ramp's slope exactly)
+            assert abs(int(found[t]) * 160 - heard) <= 80 + 0.001 * heard
     assert max(len(item["wav"]) for item in data) == 8000
 
 
