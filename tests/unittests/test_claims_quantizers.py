@@ -25,6 +25,11 @@ from speechbrain_dsu.evaluation.claims.frame_codec import (
     train_codec,
     usage,
 )
+from speechbrain_dsu.evaluation.claims.neucodec import (
+    compare_encoders,
+    same_weights,
+    second_encoder,
+)
 from speechbrain_dsu.evaluation.claims.secodec import graph, structural_entropy
 from speechbrain_dsu.evaluation.claims.vq_survey import codes_survive
 from speechbrain_dsu.nnet.quantizers import entropy_graph
@@ -143,6 +148,26 @@ def test_training_lowers_the_loss_and_leaves_the_global_draws_alone():
         assert float(codec.loss(frames)) < 0.8 * before
     share, perplexity = usage(codec.encode(frames), 16)
     assert 1 < perplexity <= 16 * share + 1e-6
+
+
+def test_a_second_encoder_learns_for_what_is_there():
+    frames = drawn(300, 12) @ drawn(12, 12, seed=1) / 4
+    with seeded(0) as generator:
+        codec = FrameCodec(12, block("quantizer_fsq", levels=[4] * 4, dim=4), hidden=32)
+        train_codec(codec, frames, 100, generator)
+        other = second_encoder(codec, frames, 0, generator)
+        start = compare_encoders(codec, other, frames)
+        other = second_encoder(codec, frames, 100, generator)
+    found = compare_encoders(codec, other, frames)
+    error = "second encoder", "error"
+    assert found[error] < 0.8 * start[error]
+    assert same_weights(codec, other)
+    assert (
+        compare_encoders(codec, codec, frames)["second encoder", "ids that agree"] == 1
+    )
+    with torch.no_grad():
+        other.decoder[0].bias += 1
+    assert not same_weights(codec, other)
 
 
 def test_a_quantizer_that_loses_codes_is_found_out():

@@ -14,13 +14,21 @@ from speechbrain_dsu.evaluation.report import align_columns
 from speechbrain_dsu.utils.errors import DsuError
 
 _PLACES = {
+    3: "vq_wav2vec",
+    9: "speech_tokenizer",
     25: "secodec",
+    53: "soft_units",
+    65: "vq_vae",
     85: "neucodec",
     95: "dmel",
     111: "language_codec",
+    113: "spectral_codec",
+    153: "wav2vec2",
+    157: "hubert",
     179: "vq_survey",
     217: "dqr_tts",
     223: "vq_wae",
+    229: "apc",
 }
 """Module of this folder by the system's id in the table of systems."""
 
