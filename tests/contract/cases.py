@@ -66,6 +66,7 @@ CASES: dict[str, Case] = {
     "dmel": system("dmel", fit=False),
     "mfcc_kmeans": system("mfcc_kmeans", fit=True),
     "logmel_kmeans": system("logmel_kmeans", fit=True),
+    "ssl_units": system("ssl_units", fit=True),
 }
 CASES |= {name: Case(FACTORIES[name], YAMLS[name]) for name in FACTORIES}
 CASES |= {
