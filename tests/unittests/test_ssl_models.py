@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from speechbrain_dsu.lobes.encoders import front_ends
 from speechbrain_dsu.lobes.encoders.aggregator import Aggregator
 from speechbrain_dsu.lobes.encoders.autoregressive import (
     AutoregressiveEncoder,
@@ -146,6 +147,23 @@ def test_a_frame_sees_no_more_than_it_says():
             other = wav.clone()
             other[0, place] += 10.0
             assert torch.equal(front(other)[0, 12], front(wav)[0, 12]) != seen
+
+
+@pytest.mark.parametrize("norm", ["group", "layer"])
+@pytest.mark.parametrize("bias", [False, True])
+def test_pieces_and_a_folded_norm_give_the_frames_of_one_pass(norm, bias, monkeypatch):
+    """What runs without gradients on a CPU equals what is trained."""
+    torch.manual_seed(0)
+    front = WaveformFrontEnd([8] * 7, norm=norm, bias=bias).double()
+    for part in front.norms:
+        nn.init.normal_(part.weight)
+        nn.init.normal_(part.bias)
+    monkeypatch.setattr(front_ends, "_PIECE", 1500)
+    for n in (400, 719, 720, 1680, 9000):
+        wavs = waves(n, 2).double() + 0.3
+        whole = front(wavs).detach()
+        with torch.no_grad():
+            assert torch.allclose(front(wavs), whole, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("body", ["rnn", "transformer"])
