@@ -117,11 +117,11 @@ class Codec(nn.Module):
         CodecOutput
             Audio as long as ``wavs``.
         """
-        latents, quantized, mask = self.quantize(wavs, lens, n_codebooks, quantize)
-        audio = self.decode(quantized, wavs.shape[1], mask)
+        latents, quantized, mask = self.to_codes(wavs, lens, n_codebooks, quantize)
+        audio = self.to_audio(quantized, wavs.shape[1], mask)
         return CodecOutput(audio, quantized, latents)
 
-    def quantize(
+    def to_codes(
         self,
         wavs: Tensor,
         lens: Tensor | None,
@@ -146,7 +146,9 @@ class Codec(nn.Module):
             quantized = Quantized(codes.to(latents.device), latents, {}, ())
         return latents, quantized, mask
 
-    def decode(self, quantized: Quantized, size: int, mask: Tensor | None) -> Tensor:
+    def to_audio(self, quantized: Quantized, size: int, mask: Tensor | None) -> Tensor:
         """The second half of ``forward``: audio ``[batch, size]``."""
-        audio = self.decoder(quantized.quantized)[:, :size]
+        audio = self.decoder(quantized.quantized)
+        # Whole frames are longer than the input, DAC's a little shorter.
+        audio = nn.functional.pad(audio, (0, size - audio.shape[1]))
         return audio if mask is None else audio * mask

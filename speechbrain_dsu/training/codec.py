@@ -67,7 +67,8 @@ class CodecBrain(UnitBrain):
         and features), ``distillation`` and ``teacher`` (frozen: waveforms and their
         counts to frames).
     reconstruction : sequence of callable
-        Each from ``(decoded, original, lens)`` to scalars by name.
+        Each from ``(decoded, original, lens)`` to scalars by name. A loss with an
+        attribute ``of`` gets that part of the codec's output in place of its audio.
     loss_weights : mapping
         Of all terms that the balancer does not weigh.
     balancer : LossBalancer, optional
@@ -224,7 +225,7 @@ class CodecBrain(UnitBrain):
         output = self.modules.codec(wavs, lens, quantize=quantize)
         losses = dict(output.quantized.losses)
         for part in self.reconstruction:
-            losses |= part(output.audio, wavs, lens)
+            losses |= _compare(part, output, wavs, lens)
         if "distillation" in self.modules:
             losses |= self._distil(output, wavs, lens)
         step = CodecStep(losses, output.quantized.usage, output.audio, wavs, lens)
@@ -309,8 +310,9 @@ class CodecBrain(UnitBrain):
         for depth in sorted({*self.depths, every}):
             audio = step.audio
             if depth != every:
-                audio = self.modules.codec(step.wavs, step.lens, depth).audio
-                found = self.reconstruction[0](audio, step.wavs, step.lens)
+                output = self.modules.codec(step.wavs, step.lens, depth)
+                audio, part = output.audio, self.reconstruction[0]
+                found = _compare(part, output, step.wavs, step.lens)
                 for name, value in found.items():
                     step.stats[f"{name}@{depth}"] = value
             mark = "" if depth == every else f"@{depth}"
@@ -337,6 +339,16 @@ class CodecBrain(UnitBrain):
             if found:
                 out[name] = torch.tensor(found).mean()
         return out
+
+
+def _compare(
+    part: Callable[..., dict[str, Tensor]],
+    output: Any,
+    wavs: Tensor,
+    lens: Tensor | None,
+) -> dict[str, Tensor]:
+    """A reconstruction loss; ``of`` names what it looks at, if not the audio."""
+    return part(getattr(output, getattr(part, "of", "audio")), wavs, lens)
 
 
 @contextmanager

@@ -8,8 +8,23 @@ from speechbrain_dsu.nnet.convolution import Conv
 from speechbrain_dsu.nnet.streaming_conv import Windows, conv_lengths
 from speechbrain_dsu.utils.errors import DsuError
 
-# Brings the logarithms of speech's magnitudes to about zero mean and unit size.
-_MEAN, _SIZE = -5.0, 2.5
+LEVEL_MEAN, LEVEL_SIZE = -5.0, 2.5
+"""Bring the logarithms of speech's magnitudes to about zero mean and unit size."""
+
+
+def mel_filters(win: int, n_mels: int, sample_rate: int) -> Tensor:
+    """Slaney's mel filter bank ``[win / 2 + 1, n_mels]``.
+
+    Example
+    -------
+    >>> mel_filters(win=64, n_mels=8, sample_rate=16000).shape
+    torch.Size([33, 8])
+    """
+    # Imported when an object is built, so that importing this module stays cheap.
+    from torchaudio.functional import melscale_fbanks
+
+    bins, top = win // 2 + 1, sample_rate / 2
+    return melscale_fbanks(bins, 0.0, top, n_mels, sample_rate, "slaney", "slaney")
 
 
 class LevelFrames(nn.Module):
@@ -37,6 +52,8 @@ class LevelFrames(nn.Module):
         bins from the lowest: only there can few bits carry a phase.
     floor : float
         Added to magnitudes before logarithms.
+    n_mels : int, optional
+        Levels of that many mel bands instead of all bins.
     causal : bool
         The last window of a frame ends where the frame's hop ends; otherwise its
         windows lie around the middle of the hop.
@@ -62,6 +79,7 @@ class LevelFrames(nn.Module):
         power: float = 0.3,
         phase_bins: int = 80,
         floor: float = 1e-4,
+        n_mels: int | None = None,
         causal: bool = True,
     ):
         super().__init__()
@@ -74,12 +92,15 @@ class LevelFrames(nn.Module):
         self.sample_rate, self.hop, self.win = sample_rate, hop, win
         self.steps, self.power, self.phase_bins = steps, float(power), phase_bins
         self.floor = float(floor)
-        self.dim = steps * (bins + 2 * phase_bins)
+        self.n_mels = n_mels
+        self.dim = steps * ((n_mels or bins) + 2 * phase_bins)
         # One stretch with all windows of a frame.
         self.causal = causal
         self.windows = Windows(conv_lengths(win + hop - step, hop, causal=causal))
         # Recomputed from the settings, so not part of anybody's weights.
         self.register_buffer("basis", fourier_matrix(win)[0], persistent=False)
+        filters = None if n_mels is None else mel_filters(win, n_mels, sample_rate)
+        self.register_buffer("filters", filters, persistent=False)
 
     @property
     def lengths(self) -> Conv:
@@ -91,7 +112,7 @@ class LevelFrames(nn.Module):
         return (
             f"sample_rate={self.sample_rate}, hop={self.hop}, win={self.win}, "
             f"steps={self.steps}, power={self.power}, phase_bins={self.phase_bins}, "
-            f"floor={self.floor}, causal={self.causal}"
+            f"floor={self.floor}, n_mels={self.n_mels}, causal={self.causal}"
         )
 
     def num_frames(self, n_samples: int) -> int:
@@ -107,9 +128,12 @@ class LevelFrames(nn.Module):
         with torch.autocast(wavs.device.type, enabled=False):
             windows = cut(padded.to(self.basis.dtype), self.win, step)
             real, imaginary = (windows @ self.basis).chunk(2, dim=-1)
-            magnitude = (real.square() + imaginary.square()).sqrt() + self.floor
-            level = (magnitude.log() - _MEAN) / _SIZE
-            factor = magnitude[..., : self.phase_bins] ** (self.power - 1)
+            magnitude = (real.square() + imaginary.square()).sqrt()
+            factor = (magnitude + self.floor)[..., : self.phase_bins]
+            factor = factor ** (self.power - 1)
             parts = [part[..., : self.phase_bins] for part in (real, imaginary)]
+            if self.filters is not None:
+                magnitude = magnitude @ self.filters
+            level = ((magnitude + self.floor).log() - LEVEL_MEAN) / LEVEL_SIZE
             values = torch.cat([level, *(part * factor for part in parts)], dim=-1)
         return values.reshape(len(wavs), -1, self.dim)
