@@ -294,7 +294,7 @@ def _note_groups(
                     "quantizer_grouped", groups=groups, size=size, dim=train.shape[2]
                 )
                 book.train()
-                for _ in range(20):
+                for _ in range(10):
                     book(train)
                 book.eval()
                 decoded = book.decode(book.encode(test))

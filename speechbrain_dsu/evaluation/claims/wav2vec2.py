@@ -41,7 +41,7 @@ CLAIM = (
 _LAYERS, _TAPPED, _NEGATIVES = 3, 2, 20
 _RANDOM, _TRAINED, _MEL = "untrained", "pre-trained", "log-mel"
 _LABELS = (1, 5, 20)
-_DRAWS = 4
+_DRAWS = 3
 _START = "the first loss is within a tenth of log(1 + negatives)"
 _UNIFORM = "the diversity loss is 0 when all entries are as likely"
 _MASKED = "only masked frames get gradients from the contrast"
@@ -50,7 +50,7 @@ _MASKED = "only masked frames get gradients from the contrast"
 class _Sizes(NamedTuple):
     seeds: int = 3
     takes: int = 25
-    steps: int = 250
+    steps: int = 200
 
 
 def run(data: Path, quick: bool = False) -> dict[str, Any]:
