@@ -20,12 +20,12 @@ from speechbrain_dsu.evaluation.claims.aligned_speech import (
 from speechbrain_dsu.evaluation.claims.common import block, seeded
 from speechbrain_dsu.evaluation.claims.small_training import (
     draw_crops,
-    small_codec,
     train,
 )
 from speechbrain_dsu.evaluation.claims.speech_tokenizer import (
     fits_plain,
     levels_are_prefixes,
+    plain_codec,
     train_pair,
 )
 from speechbrain_dsu.evaluation.claims.unit_prior import (
@@ -158,14 +158,14 @@ def test_pairs_start_equal_and_only_the_teacher_sets_them_apart(toy_synth):
     for taught, steps in ((None, 0), (teacher, 0), (None, 1), (teacher, 1)):
         with seeded(1) as generator:
             codec = train_pair(speech, taught, steps, generator)
-            states.append(codec.encoder.out.weight.detach().clone())
+            states.append(codec.encoder.networks[0][1].weight.detach().clone())
     assert torch.equal(states[0], states[1])
     assert not torch.equal(states[2], states[3])
 
 
 def test_the_laws_of_claim_9_bite():
     with seeded(0):
-        codec = small_codec(32, n_codebooks=4, size=64)["codec"].eval()
+        codec = plain_codec().eval()
         wavs = 0.1 * torch.randn(1, 4 * HOP)
     assert levels_are_prefixes(codec, wavs) and fits_plain(codec, wavs)
     decode = codec.quantizer.decode

@@ -11,25 +11,24 @@ from torch import Tensor, nn
 from speechbrain_dsu.evaluation.blocks import block
 from speechbrain_dsu.utils.paths import hparams_dir
 
-_SMALL = {"channels": 64, "hidden": 128}
-
 
 def system(name: str, overrides: dict[str, Any]) -> dict[str, Any]:
     """Parts of a shipped codec, ``hparams/systems/codecs/<name>.yaml``.
 
     Example
     -------
-    >>> system("codec_16k", {"dim": 32})["codec"].encoder.dim
-    32
+    >>> system("spectral_codec", {"hop": 400})["codec"].encoder.hop
+    400
     """
     with open(hparams_dir() / "systems" / "codecs" / f"{name}.yaml") as file:
         return load_hyperpyyaml(file, overrides)
 
 
-def small_codec(
-    dim: int = 32, decoder_dim: int | None = None, **quantizer: Any
-) -> dict[str, Any]:
-    """Parts of a small codec-16k that looks ahead, 50 frames a second.
+def small_codec(dim: int = 32, decoder_dim: int | None = None) -> dict[str, Any]:
+    """A small encoder and decoder, 50 frames a second, by spectral_codec.yaml.
+
+    Log-mel frames of one band and ConvNeXt blocks; ConvNeXt blocks and an inverse
+    Fourier transform. Both look ahead.
 
     Arguments
     ---------
@@ -37,23 +36,28 @@ def small_codec(
         Of the latents.
     decoder_dim : int, optional
         Of what the decoder takes, when that is more than the latents.
-    **quantizer
-        Overrides of the residual quantizer.
+
+    Returns
+    -------
+    dict
+        ``encoder``, ``decoder``, and ``codec`` with a quantizer to replace.
 
     Example
     -------
-    >>> small_codec(n_codebooks=4, size=64)["codec"].quantizer.codebook_sizes
-    (64, 64, 64, 64)
+    >>> parts = small_codec(16)
+    >>> parts["codec"].quantizer = block("quantizer_vq", size=8, dim=16)
+    >>> parts["codec"](torch.randn(1, 640)).quantized.codes.shape
+    torch.Size([1, 2, 1])
     """
-    decoder = {**_SMALL, "layers": 2, "fine_layers": 1, "causal": False}
+    small = {"channels": 64, "hidden": 128, "layers": 2}
+    fine = {"fine_layers": 1, "upsample": 2, "dim": decoder_dim or dim}
     return system(
-        "codec_16k",
+        "spectral_codec",
         {
-            "dim": dim,
-            "frames": {"causal": False},
-            "encoder": {**_SMALL, "layers": 2},
-            "quantizer": {"dropout": 0.0, **quantizer},
-            "decoder": {**decoder, "dim": decoder_dim or dim},
+            **{"hop": 320, "win": 640, "dim": dim, "bands": 1},
+            "encoder": small,
+            "quantizer": {"dim": dim},
+            "decoder": {**small, **fine},
         },
     )
 

@@ -145,7 +145,7 @@ def run(data: Path, quick: bool = False) -> dict[str, Any]:
         See ``run_claim``, without ``command``.
     """
     seeds = range(2 if quick else 3)
-    steps = 3 if quick else 240
+    steps = 3 if quick else 200
     found: dict[tuple[str, str], list[float]] = {}
     laws = dict.fromkeys((_OWN, _BIJECTION, _EQUAL), True)
     for seed in seeds:

@@ -123,7 +123,7 @@ def run(data: Path, quick: bool = False) -> dict[str, Any]:
         See ``run_claim``, without ``command``.
     """
     seeds = range(2 if quick else 3)
-    steps = 3 if quick else 240
+    steps = 3 if quick else 200
     found: dict[tuple[str, str], list[float]] = {}
     laws = {_STE: True}
     for seed in seeds:
@@ -149,14 +149,15 @@ def run(data: Path, quick: bool = False) -> dict[str, Any]:
 
 def _setup(seeds: int, steps: int) -> str:
     return (
-        f"One codebook of {_SIZE}, 50 frames a second; encoder and decoder of "
-        "codec-16k in small, looking ahead, not the paper's strided convolutions and "
-        f"WaveNet; spectral losses, {steps} steps of {_BATCH} x "
-        f"{_FRAMES * HOP / RATE:.2f} s. Synthetic English, six voices. Phone told: "
-        "accuracy of the phone that a unit had most often in training; commonest "
-        "phone: without units. Decoded speech is judged by classifiers trained on "
-        "natural speech; targets are the next speaker's vectors. Prior: a GRU over "
-        f"units, nats a unit. {seeds} seeds for speech, start and batches. {RULE}"
+        f"One codebook of {_SIZE}, 50 frames a second, in a small autoencoder (log-mel "
+        "frames and ConvNeXt; ConvNeXt and inverse Fourier transform; not the paper's "
+        f"strided convolutions and WaveNet); spectral losses, {steps} steps of "
+        f"{_BATCH} x {_FRAMES * HOP / RATE:.2f} s. Synthetic English, six voices. "
+        "Phone told: accuracy of the phone that a unit had most often in training; "
+        "commonest phone: without units. Decoded speech is judged by classifiers "
+        "trained on natural speech; targets are the next speaker's vectors. Prior: a "
+        "GRU over units, nats a unit. "
+        f"{seeds} seeds for speech, start and batches. {RULE}"
     )
 
 
