@@ -39,7 +39,53 @@ def parts(section: str) -> dict:
 
         # Sizes that every block's groups divide.
         return {"features": {"MFCC": MFCC(n_mfcc=12), "log-mel": LogMel(n_mels=72)}}
+    if section == "codecs":
+        return _codec_parts()
+    if section == "tokenize":
+        return {"make": _ssl_tokenizer}
     return {}
+
+
+def _codec_parts() -> dict:
+    from speechbrain_dsu.inference.tokenizer import UnitTokenizer
+    from speechbrain_dsu.integrations.transformers.convert_codecs import convert_codec
+    from speechbrain_dsu.nnet.weights import arrange_weights
+    from speechbrain_dsu.utils.paths import shipped_bundles
+
+    def convert(config, state):
+        # As the tokenizer's own copies are laid out.
+        return tuple(arrange_weights(part) for part in convert_codec(config, state))
+
+    def streaming():
+        return UnitTokenizer.from_hparams("codec-16k").mods.tokenizer
+
+    shipped = "codec-16k" in shipped_bundles()
+    return {"convert": convert, "streaming": streaming if shipped else _encodec}
+
+
+def _encodec():
+    """An EnCodec with random weights, for as long as no causal codec is shipped."""
+    from speechbrain_dsu.inference.flatten import flatten_yaml
+    from speechbrain_dsu.inference.loading import load_yaml
+    from speechbrain_dsu.utils.paths import hparams_dir
+
+    path = hparams_dir() / "systems" / "codecs" / "encodec_24khz.yaml"
+    tokenizer = load_yaml(flatten_yaml(path))["tokenizer"].eval()
+    tokenizer.precise = False
+    return tokenizer
+
+
+def _ssl_tokenizer(config, state, layer, centers):
+    """Our encoder with weights of transformers' HuBERT, and k-means behind a layer."""
+    from speechbrain_dsu.integrations.transformers.convert_ssl import convert_encoder
+    from speechbrain_dsu.lobes.ssl import SSLLayers
+    from speechbrain_dsu.nnet.quantizers.clustering import KMeans
+    from speechbrain_dsu.tokenizers.features import FeatureTokenizer
+
+    features = SSLLayers(convert_encoder(config, state), layers=[layer])
+    quantizer = KMeans(len(centers), centers.shape[1])
+    quantizer.set_centers(centers.unsqueeze(0))
+    return FeatureTokenizer(features, quantizer).eval()
 
 
 def _cell(value) -> str:
