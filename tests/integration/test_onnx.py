@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from contract.tokenizers_codecs import CODECS, build_codec
+from contract.tokenizers_codecs import CODECS, build_codec, build_plain
 from speechbrain_dsu.integrations.onnx.export import export_onnx
 from speechbrain_dsu.integrations.onnx.graphs import search_graph
 from speechbrain_dsu.nnet.quantizers.codebook import Codebook
@@ -20,9 +20,9 @@ runtime = pytest.importorskip("onnxruntime")
 CLIP = read_audio(bundles_dir() / "speech.wav", 16000)[0]
 
 
-@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize("name", ["plain", *CODECS])
 def test_tokens_of_several_lengths_are_equal(name, tmp_path):
-    tokenizer = build_codec(name)
+    tokenizer = build_plain() if name == "plain" else build_codec(name)
     files = export_onnx(tokenizer, tmp_path / "graphs")
     assert [file.name for file in files[:3]] == [
         "encoder.onnx",
