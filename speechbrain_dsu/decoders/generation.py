@@ -51,7 +51,6 @@ def generate(
     sampler: Sampler | None = None,
     loops: LoopDetector | None = None,
     batch: int = 1,
-    pad: int = 0,
 ) -> Generated:
     """Let a model write until every item has ended.
 
@@ -76,8 +75,6 @@ def generate(
         Stops items that repeat themselves.
     batch : int
         How many items, if there is no prompt.
-    pad : int
-        What stands behind an item's end: ``vocabulary.pad``.
 
     Returns
     -------
@@ -116,7 +113,7 @@ def generate(
                     part.select(keep)
             alive, tokens, going = alive[keep], tokens[keep], going[keep]
         hidden = session.feed(tokens[:, None])[:, 0]
-    return collect(prompt, counts, written, tuple(stopped), pad)
+    return collect(prompt, counts, written, tuple(stopped), rules.pad)
 
 
 def read_prompt(

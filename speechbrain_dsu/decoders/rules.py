@@ -19,6 +19,9 @@ from speechbrain_dsu.utils.errors import DsuError
 class Rules(Protocol):
     """What writers ask. Steps are counted from the sequence's first one."""
 
+    pad: int
+    """What stands behind an item's end."""
+
     def begin(self, steps: Tensor) -> None:
         """Start a batch whose prompts have ``steps`` ``[batch]``, not empty."""
 
@@ -48,6 +51,7 @@ class _Capped:
     """Counts steps up to a cap."""
 
     max_steps: int | Tensor
+    pad = 0
 
     def begin(self, steps: Tensor) -> None:
         """Start a batch."""
@@ -98,7 +102,8 @@ class EndRule(_Capped):
         max_steps: int | Tensor,
         allowed: Sequence[int | str] | None = None,
     ):
-        self.max_steps, self.eos = max_steps, vocabulary.eos
+        self.max_steps = max_steps
+        self.pad, self.eos = vocabulary.pad, vocabulary.eos
         if allowed is None:
             mask = torch.ones(vocabulary.size, dtype=torch.bool)
             never = {"<pad>", "<bos>"} & set(vocabulary.specials)
@@ -200,6 +205,7 @@ class LayoutRule:
                 raise DsuError(f"{error}: to LayoutRule") from None
         self.max_frames = max_frames if self._open else frames
         vocabulary = layout.vocabulary
+        self.pad = vocabulary.pad
         specials = [vocabulary[name] for name in ("<pad>", "<bos>", "<eos>")]
         rows = [vocabulary.allowed(book) for book in layout.codebooks]
         rows += [torch.arange(vocabulary.size) == special for special in specials]
@@ -229,7 +235,7 @@ class LayoutRule:
             )
         plans = [self._plan(n).to(device) for n in caps.tolist()]
         # Behind an item's end: padding.
-        fill = self._special_row[self.layout.vocabulary.pad]
+        fill = self._special_row[self.pad]
         self._table = torch.nn.utils.rnn.pad_sequence(
             plans, batch_first=True, padding_value=fill
         )
@@ -275,8 +281,7 @@ class LayoutRule:
         step = int(self._steps[item])
         frames = int(self._starts[:step].sum())
         plan = self._plan(frames).to(tokens.device)
-        pad = self._special_row[self.layout.vocabulary.pad]
-        self._table[item] = pad
+        self._table[item] = self._special_row[self.pad]
         self._table[item, : len(plan)] = plan
         self._undecided[item], self._lengths[item] = False, len(plan)
         dictated = plan[step] >= len(self.layout.codebooks)

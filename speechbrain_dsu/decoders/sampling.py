@@ -111,13 +111,13 @@ class Sampling:
 
     def draw(self, probabilities: Tensor) -> Tensor:
         """Ids ``[batch, ...]`` drawn from ``[batch, ..., size]``."""
-        *shape, size = probabilities.shape
-        chance = self.uniform(shape, probabilities.device)
         mass = probabilities.cumsum(-1)
-        # Rounding may leave the total below 1: never past the last id with mass.
-        place = chance.unsqueeze(-1) * mass[..., -1:]
-        ids = torch.searchsorted(mass, place, right=True).squeeze(-1)
-        return ids.clamp(max=size - 1)
+        total = mass[..., -1:]
+        chance = self.uniform(probabilities.shape[:-1], probabilities.device)
+        # Below the total, whatever rounding does: ids without mass are never met.
+        below = torch.nextafter(total, torch.zeros_like(total))
+        place = (chance.unsqueeze(-1) * total).minimum(below)
+        return torch.searchsorted(mass, place, right=True).squeeze(-1)
 
     def uniform(self, shape: Sequence[int], device: torch.device) -> Tensor:
         """Numbers in [0, 1), float64; the first axis is the batch."""

@@ -51,7 +51,6 @@ def speculate(
     ahead: int = 4,
     acceptance: Acceptance | None = None,
     batch: int = 1,
-    pad: int = 0,
 ) -> tuple[Generated, Speculation]:
     """Write as the target would, in fewer of its calls.
 
@@ -74,7 +73,7 @@ def speculate(
         Ids that the draft writes before the target looks.
     acceptance : Acceptance, optional
         When a drafted id stays, see `decoders.acceptance`.
-    batch, pad : int
+    batch : int
         As for ``generate``.
 
     Returns
@@ -130,7 +129,8 @@ def speculate(
         last = book.write(ids, kept)
         target.rewind(ahead - kept)
         draft.rewind(ahead - kept)
-    return collect(prompt, counts, book.written, tuple(book.stopped), pad), report
+    found = collect(prompt, counts, book.written, tuple(book.stopped), rules.pad)
+    return found, report
 
 
 def _write_ahead(
