@@ -14,7 +14,6 @@ from speechbrain_dsu.utils.paths import bundles_dir, hparams_dir, shipped_bundle
 BLOCKS = sorted((hparams_dir() / "blocks").rglob("*.yaml"))
 SYSTEMS = sorted((hparams_dir() / "systems").rglob("*.yaml"))
 SMALL_SSL = {"transformer": {"dim": 32, "layers": 7, "heads": 2, "ffn": 32}}
-SMALL_MIMI = {"seanet": {"n_filters": 2}, "transformer": {"n_layers": 1}}
 # Large systems are built small: what is compared is the YAML, not its sizes.
 TINY = {
     "hubert_base": {"encoder": SMALL_SSL},
@@ -38,7 +37,6 @@ TINY = {
         "encoder": {"n_filters": 2},
         "decoder": {"channels": 32},
     },
-    "mimi": {"encoder": SMALL_MIMI, "decoder": SMALL_MIMI},
 }
 
 
