@@ -83,5 +83,11 @@ class WeightAverage(nn.Module):
             weight.copy_(average)
             average.copy_(kept)
 
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Begin anew at the weights as they are."""
+        torch._foreach_copy_(self._averages(), self._sources)
+        self.steps.zero_()
+
     def _averages(self) -> list[Tensor]:
         return [tensor for name, tensor in self.named_buffers() if name != "steps"]

@@ -155,6 +155,8 @@ class CodecBrain(UnitBrain):
             raise DsuError("a discriminator needs discriminator_opt")
         if balancer is not None:
             modules["balancer"] = balancer
+        # Discriminators are never exported: only the codec is averaged.
+        brain = {"ema_modules": ["codec"], **brain}
         super().__init__(modules, *args, loss_weights=loss_weights, **brain)
         self.reconstruction = [
             part.to(self.device) if isinstance(part, nn.Module) else part

@@ -31,6 +31,8 @@ TINY = {
         },
         "encoder": {"top_layer": 2},
     },
+    "speechtokenizer": {"n_filters": 2, "dim": 16, "teacher_dim": 8},
+    "neucodec": {"dim": 16, "channels": 16},
     "encodec_24khz": {"encoder": {"n_filters": 2}, "decoder": {"n_filters": 2}},
     "dac_16khz": {
         "dim": 16,

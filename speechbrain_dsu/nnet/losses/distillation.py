@@ -44,6 +44,7 @@ def cosine_distillation(
 
     Example
     -------
+    >>> import torch
     >>> frames = torch.randn(1, 5, 3)
     >>> round(float(cosine_distillation(frames, 2 * frames)), 4)
     0.3133
@@ -100,6 +101,7 @@ class LevelDistillation(nn.Module):
 
     Example
     -------
+    >>> import torch
     >>> from speechbrain_dsu.nnet.quantizers.residual import ResidualVQ
     >>> quantizer, latents = ResidualVQ(4, size=8, dim=3), torch.randn(1, 50, 3)
     >>> codes = quantizer(latents).codes
