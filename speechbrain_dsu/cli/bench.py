@@ -43,6 +43,8 @@ def parts(section: str) -> dict:
         return _codec_parts()
     if section == "tokenize":
         return {"make": _ssl_tokenizer}
+    if section == "lm":
+        return {"build": _unit_lm, "write": _write}
     return {}
 
 
@@ -86,6 +88,31 @@ def _ssl_tokenizer(config, state, layer, centers):
     quantizer = KMeans(len(centers), centers.shape[1])
     quantizer.set_centers(centers.unsqueeze(0))
     return FeatureTokenizer(features, quantizer).eval()
+
+
+def _unit_lm(units: int, dim: int, n_layers: int, n_heads: int, ffn_dim: int):
+    """A language model over one codebook, shaped like Llama."""
+    from speechbrain_dsu.lobes.models.unit_lm import UnitLM
+    from speechbrain_dsu.nnet.embeddings import UnitEmbedding
+    from speechbrain_dsu.nnet.heads import SoftmaxHead
+    from speechbrain_dsu.nnet.transformer import Transformer
+    from speechbrain_dsu.tokens.patterns import Flatten
+    from speechbrain_dsu.tokens.vocabulary import Vocabulary
+
+    layout = Flatten(Vocabulary(sizes=(units,)))
+    like_llama = {"norm": "rms", "feed_forward": "swiglu", "bias": False}
+    body = Transformer(dim, n_layers, n_heads, ffn_dim, **like_llama)
+    return UnitLM(UnitEmbedding(layout, dim), body, SoftmaxHead(layout, dim))
+
+
+def _write(model, prompt, steps: int):
+    """The prompt and so many greedy units behind it; the end is left out."""
+    from speechbrain_dsu.decoders.generation import generate
+    from speechbrain_dsu.decoders.rules import LayoutRule
+
+    frames = prompt.shape[1] - 1 + steps
+    rule = LayoutRule(model.embedding.layout, frames=frames)
+    return generate(model.session(), rule, prompt).tokens[:, :-1]
 
 
 def _cell(value) -> str:

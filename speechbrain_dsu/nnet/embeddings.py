@@ -66,6 +66,7 @@ class UnitEmbedding(nn.Module):
         super().__init__()
         if combine not in ("sum", "attention"):
             raise DsuError(f"combine must be 'sum' or 'attention', got '{combine}'")
+        self.layout = layout
         self.vocabulary, self.streams = layout.vocabulary, layout.streams
         self.dim, self.combine = dim, combine
         width = dim if width is None else width

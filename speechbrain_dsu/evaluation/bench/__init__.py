@@ -14,6 +14,7 @@ from speechbrain_dsu.utils.errors import DsuError
 SECTIONS = {
     "codecs": "speechbrain_dsu.evaluation.bench.codecs",
     "kmeans": "speechbrain_dsu.evaluation.bench.kmeans",
+    "lm": "speechbrain_dsu.evaluation.bench.lm",
     "quantizer-choice": "speechbrain_dsu.evaluation.bench.quantizer_choice",
     "quantizers": "speechbrain_dsu.evaluation.bench.quantizers",
     "tokenize": "speechbrain_dsu.evaluation.bench.tokenize",
