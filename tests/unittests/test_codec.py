@@ -93,7 +93,8 @@ def test_decoding_a_stream_gives_the_samples_of_one_pass(tokenizer, places, n):
     early = sum(map(len, parts))
     assert early == max(0, n * tokenizer.hop - tokenizer.delay)
     found = torch.cat([*parts, stream.flush()])
-    torch.testing.assert_close(found, whole, atol=2e-5, rtol=0)
+    scale = max(1.0, whole.abs().max().item()) if n else 1.0
+    torch.testing.assert_close(found / scale, whole / scale, atol=2e-5, rtol=0)
 
 
 def test_streams_of_two_signals_over_one_codec(causal):
