@@ -249,8 +249,10 @@ def test_a_codec_learns():
 
 def test_parts_that_do_not_fit_are_named(causal):
     codec = causal.codec
-    with pytest.raises(DsuError, match="quantizer of dim=6"):
-        Codec(codec.encoder, build_codec("codec_1k").codec.quantizer, codec.decoder)
+    with pytest.raises(DsuError, match="quantizer of dim=32"):
+        Codec(
+            codec.encoder, build_codec("spectral_codec").codec.quantizer, codec.decoder
+        )
     with pytest.raises(DsuError, match="multiples of bands=7"):
         MelBandEncoder(MelFrames(), bands=7)
     with pytest.raises(DsuError, match="must be odd"):
