@@ -36,6 +36,8 @@ class LevelDecoder(nn.Module):
         Mel bands.
     rounds : int
         See ``PhaseRecovery``.
+    floor : float
+        That of the ``LevelFrames`` whose levels are learnt.
 
     Raises
     ------
@@ -65,12 +67,14 @@ class LevelDecoder(nn.Module):
         rounds: int = 8,
         kernel: int = 7,
         causal: bool = False,
+        floor: float = 1e-5,
     ):
         super().__init__()
         if upsample < 1 or hop % upsample:
             raise DsuError(f"upsample={upsample} must divide hop={hop}")
         self.dim, self.sample_rate, self.hop = dim, sample_rate, hop
         self.causal, self.factor, self.n_mels = causal, upsample, n_mels
+        self.floor = float(floor)
         stack = {"hidden": hidden, "kernel": kernel, "causal": causal}
         self.body = ConvNext(dim, channels, layers=layers, embed_kernel=kernel, **stack)
         self.upsample = Upsample(channels, upsample)
@@ -90,7 +94,10 @@ class LevelDecoder(nn.Module):
 
     def extra_repr(self) -> str:
         """Settings that decide the output; part of the fingerprint."""
-        return f"sample_rate={self.sample_rate}, hop={self.hop}, n_mels={self.n_mels}"
+        return (
+            f"sample_rate={self.sample_rate}, hop={self.hop}, n_mels={self.n_mels}, "
+            f"floor={self.floor}"
+        )
 
     def num_samples(self, n_frames: int) -> int:
         """Samples of ``n_frames`` frames."""
@@ -110,7 +117,9 @@ class LevelDecoder(nn.Module):
         levels = self._fine_levels(latents)
         with torch.autocast(latents.device.type, enabled=False):
             mel = (levels.to(self.inverse) * LEVEL_SIZE + LEVEL_MEAN).clamp(max=5).exp()
-            return self.phases((mel @ self.inverse).clamp(min=1e-5))
+            # The floor was added to what was measured: silence is silence again.
+            mel = (mel - self.floor).clamp(min=0)
+            return self.phases((mel @ self.inverse).clamp(min=1e-7))
 
     def _fine_levels(self, latents: Tensor) -> Tensor:
         return self.out(self.fine(self.upsample(self.body(latents))))
