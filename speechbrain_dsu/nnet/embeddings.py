@@ -84,8 +84,9 @@ class UnitEmbedding(nn.Module):
         self.register_buffer("first", first, persistent=False)
 
     def extra_repr(self) -> str:
-        """Settings that no weight shows."""
-        return f"streams={self.streams}, combine={self.combine}, {self.vocabulary}"
+        """Settings that no weight shows: where each code stands is one of them."""
+        shown = {k: v for k, v in vars(self.layout).items() if k[0] != "_"}
+        return f"combine={self.combine}, {type(self.layout).__name__}({shown})"
 
     def forward(self, ids: Tensor) -> Tensor:
         """Vectors ``[batch, steps, dim]`` of ids ``[batch, steps, streams]``.
