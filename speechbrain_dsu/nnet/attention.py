@@ -9,6 +9,43 @@ from torch.nn import functional as F
 from speechbrain_dsu.utils.errors import DsuError
 
 
+def product(layer: nn.Linear, x: Tensor, width: int = 1024) -> Tensor:
+    """``layer(x)``, in pieces where these are faster: a few rows on a CPU.
+
+    The steps of a batch are such rows: one call with a tall matrix takes longer then
+    than calls with its parts. For one row, or for many, it is the other way.
+
+    Arguments
+    ---------
+    layer : nn.Linear
+        The layer.
+    x : Tensor
+        ``[batch, frames, dim]``.
+    width : int
+        Rows of the matrix in a piece.
+
+    Returns
+    -------
+    Tensor
+        ``[batch, frames, out_features]``.
+
+    Example
+    -------
+    >>> layer, x = nn.Linear(4, 6), torch.randn(2, 1, 4)
+    >>> with torch.no_grad():
+    ...     torch.allclose(product(layer, x, width=4), layer(x), atol=1e-6)
+    True
+    """
+    few = 1 < x.shape[0] * x.shape[1] <= 16 and x.device.type == "cpu"
+    if not few or torch.is_grad_enabled() or type(layer) is not nn.Linear:
+        return layer(x)
+    weights = layer.weight.split(width)
+    none = [None] * len(weights)
+    biases = none if layer.bias is None else layer.bias.split(width)
+    parts = [F.linear(x, w, b) for w, b in zip(weights, biases, strict=True)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+
 class Rotary(nn.Module):
     """Rotary positions (Su et al., "RoFormer", 2021, eq. 34), halves rotated.
 
@@ -228,7 +265,8 @@ class SelfAttention(nn.Module):
             ``[batch, frames, dim]``.
         """
         batch, frames, dim = x.shape
-        heads = self.project(x).view(batch, frames, -1, self.head_dim).transpose(1, 2)
+        heads = product(self.project, x).view(batch, frames, -1, self.head_dim)
+        heads = heads.transpose(1, 2)
         turned, values = heads.split(
             [self.n_heads + self.kv_heads, self.kv_heads], dim=1
         )

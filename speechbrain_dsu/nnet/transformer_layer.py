@@ -11,6 +11,7 @@ from speechbrain_dsu.nnet.attention import (
     KVCache,
     SelfAttention,
     Sight,
+    product,
 )
 from speechbrain_dsu.utils.errors import DsuError
 
@@ -70,7 +71,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[..., dim]`` to ``[..., dim]``."""
-        x = self.into(x)
+        x = product(self.into, x)
         if self.kind == "gelu":
             return self.out(F.gelu(x))
         gate, x = x.chunk(2, -1)
