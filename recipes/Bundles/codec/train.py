@@ -18,12 +18,13 @@ from speechbrain_dsu.training.experiment import experiment
 if __name__ == "__main__":
     with experiment(sys.argv[1:]) as (hparams, device):
         parts = {"train": {}, "valid": {}}
+        hours = {"train": hparams["train"], "valid": hparams["valid"]}
         for name, options in hparams["prepare"].items():
             prepare = prepare_synth if name == "synth" else None
             run_on_main(prepare or getattr(corpora, f"prepare_{name}"), kwargs=options)
             for part, found in parts.items():
-                if name in hparams[part]:
+                if name in hours[part]:
                     path = f"{options['save_folder']}/{part}.json"
                     found[name] = corpora.read_manifest(path, options["data_folder"])
-        train, valid = (mixed_items(parts[part], hparams[part]) for part in parts)
+        train, valid = (mixed_items(parts[part], hours[part]) for part in parts)
         train_and_seal_codec(hparams, train, valid, save_bundle)
