@@ -16,7 +16,7 @@ MIMI = {
     "seanet": {"n_filters": 3, "dim": 16},
     "transformer": TRANSFORMER | {"layer_scale": 0.5},
 }
-CHAIN = {"size": 16, "dim": 8}
+CHAIN = {"size": 256, "dim": 8}
 NATIVE = {
     "native_encodec_24khz": {
         "dim": 12,

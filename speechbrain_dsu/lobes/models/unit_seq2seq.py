@@ -16,8 +16,8 @@ class UnitTranslator(SequenceModel):
 
     Arguments
     ---------
-    source : nn.Module
-        Vectors of the source: `UnitEmbedding`, or ``torch.nn.Identity`` for features.
+    reader : nn.Module
+        Makes the source vectors: `UnitEmbedding`, or ``torch.nn.Identity`` for features.
     encoder : nn.Module
         Called ``encoder(vectors, lens)``; a `Transformer` that is not causal, or any
         module that keeps the number of frames.
@@ -56,7 +56,7 @@ class UnitTranslator(SequenceModel):
 
     def __init__(
         self,
-        source: nn.Module,
+        reader: nn.Module,
         encoder: nn.Module,
         embedding: nn.Module,
         transformer: Transformer,
@@ -66,7 +66,7 @@ class UnitTranslator(SequenceModel):
         super().__init__(embedding, transformer, head, condition_dropout)
         if transformer.memory_dim is None:
             raise DsuError("the decoder needs memory_dim, the size of encoded frames")
-        self.source, self.encoder = source, encoder
+        self.reader, self.encoder = reader, encoder
         self.null = None
         if condition_dropout:
             self.null = nn.Parameter(torch.zeros(transformer.memory_dim))
@@ -83,7 +83,7 @@ class UnitTranslator(SequenceModel):
         Arguments
         ---------
         source : Tensor
-            What the source module takes, ``[batch, length, ...]``.
+            What the reader takes, ``[batch, length, ...]``.
         source_lens : Tensor, optional
             Relative lengths of the sources.
         tokens : Tensor
@@ -128,7 +128,7 @@ class UnitTranslator(SequenceModel):
 
     def encode(self, source: Tensor, source_lens: Tensor | None = None) -> Tensor:
         """The memory ``[batch, length, memory_dim]``."""
-        return self.encoder(self.source(source), source_lens)
+        return self.encoder(self.reader(source), source_lens)
 
     def session(self, memory: Tensor, memory_lens: Tensor | None = None) -> Session:
         """Begin to write from what ``encode`` gave."""

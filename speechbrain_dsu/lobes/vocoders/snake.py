@@ -21,6 +21,7 @@ class DropLast(nn.Module):
 
     Example
     -------
+    >>> import torch
     >>> DropLast()(torch.tensor([1, 2, 3]))
     tensor([1, 2])
     """
@@ -63,6 +64,7 @@ class SnakeDecoder(nn.Module):
 
     Example
     -------
+    >>> import torch
     >>> decoder = SnakeDecoder(16000, channels=32, strides=[8, 5, 4, 2], dim=8)
     >>> decoder(torch.zeros(1, 3, 8)).shape, decoder.num_samples(3)
     (torch.Size([1, 952]), 952)
