@@ -17,7 +17,8 @@ class UnitTranslator(SequenceModel):
     Arguments
     ---------
     reader : nn.Module
-        Makes the source vectors: `UnitEmbedding`, or ``torch.nn.Identity`` for features.
+        Makes the source vectors: `UnitEmbedding`, or `torch.nn.Identity` for
+        features.
     encoder : nn.Module
         Called ``encoder(vectors, lens)``; a `Transformer` that is not causal, or any
         module that keeps the number of frames.
