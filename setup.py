@@ -55,10 +55,11 @@ setup(
     install_requires=[
         # 1.x moves dotted names that YAML files use without leaving aliases.
         "speechbrain>=1.1.2,<1.2",
-        # torchaudio's newest release is 2.11 and refuses to import beside a newer
-        # torch, which a plain install would bring. Lift both caps together.
+        # torchaudio 2.11.0 refuses to import beside a newer torch, which a plain
+        # install would bring; 2.11.1 is built for a newer torch and does not load
+        # beside 2.11 (undefined symbol). Lift both caps together.
         "torch>=2.7.1,<2.12",
-        "torchaudio>=2.7.1,<2.12",
+        "torchaudio>=2.7.1,<2.11.1",
         "hyperpyyaml",
         "sentencepiece",
         "numpy",
