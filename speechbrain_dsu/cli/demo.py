@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     from speechbrain_dsu.evaluation.report import format_table
     from speechbrain_dsu.utils.paths import shipped_bundles
 
-    names = args.tokenizer or shipped_bundles()
+    names = args.tokenizer or shipped_bundles("tokenizer")
     tokenizers = {
         name: common.load_tokenizer(name, device=args.device) for name in names
     }

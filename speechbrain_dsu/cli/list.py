@@ -82,6 +82,7 @@ def _bundles(plain: bool) -> None:
         rows.append(
             [
                 name,
+                manifest["kind"],
                 manifest.get("sample_rate", ""),
                 manifest.get("frame_rate", ""),
                 shorten_sizes(manifest.get("codebook_sizes", [])),
@@ -89,7 +90,7 @@ def _bundles(plain: bool) -> None:
                 manifest.get("licence", {}).get("weights", ""),
             ]
         )
-    head = ("bundle", "hertz", "frames/s", "codebooks", "bit/s", "licence of weights")
+    head = "bundle kind hertz frames/s codebooks bit/s licence".split()
     common.print_table(head, rows, plain=False)
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
-from speechbrain.dataio.sampler import DynamicBatchSampler
 from torch import Tensor
 
 from speechbrain_dsu.dataio.audio_cache import AudioCache
+from speechbrain_dsu.dataio.batching import batches_by_length
 from speechbrain_dsu.dataio.corpora.mixing import balanced_items
 from speechbrain_dsu.dataio.frame_labels import FrameLabels, frame_centres
 from speechbrain_dsu.dataio.manifest import AudioItem, sort_items
@@ -234,17 +234,6 @@ def batches_by_seconds(
     dict
         For ``train_loader_kwargs`` and ``valid_loader_kwargs`` of ``fit``.
     """
-    lengths = torch.tensor(dataset.seconds, dtype=torch.float64)
-    shares = torch.arange(1, buckets + 1, dtype=torch.float64) / buckets
-    edges = torch.quantile(lengths, shares, interpolation="higher").unique().tolist()
-    sampler = DynamicBatchSampler(
-        dataset,
-        batch_seconds,
-        bucket_boundaries=edges,
-        lengths_list=lengths.tolist(),
-        shuffle=shuffle,
-        batch_ordering="random" if shuffle else "ascending",
-        max_batch_ex=max_items,
-        seed=seed,
+    return batches_by_length(
+        dataset, dataset.seconds, batch_seconds, seed, shuffle, buckets, max_items
     )
-    return {"batch_sampler": sampler}

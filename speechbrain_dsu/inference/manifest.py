@@ -47,17 +47,13 @@ def describe(modules: Mapping[str, nn.Module]) -> dict[str, Any]:
     >>> sorted(describe({"layer": nn.Linear(2, 1)}))
     ['fingerprint']
     """
-    model = main_module(modules)
+    model = modules["tokenizer"] if "tokenizer" in modules else None
     found = {key: getattr(model, key) for key in NUMBERS if hasattr(model, key)}
     if "codebook_sizes" in found:
         found["codebook_sizes"] = [int(size) for size in found["codebook_sizes"]]
-    fingerprint = getattr(model, "fingerprint", None) or module_fingerprint(model)
-    return {**found, "fingerprint": fingerprint}
-
-
-def main_module(modules: Mapping[str, nn.Module]) -> nn.Module:
-    """The tokenizer of a system, or all its modules together."""
-    return modules["tokenizer"] if "tokenizer" in modules else nn.ModuleDict(modules)
+    if set(modules) == {"tokenizer"} and hasattr(model, "fingerprint"):
+        return {**found, "fingerprint": model.fingerprint}
+    return {**found, "fingerprint": module_fingerprint(nn.ModuleDict(modules))}
 
 
 def versions() -> dict[str, str]:

@@ -40,7 +40,7 @@ def runner_of(modules: Mapping[str, nn.Module], interface: str) -> Runner:
 
     The interface's name comes from the manifest, so only those of this package count.
     """
-    if "tokenizer" in modules and hasattr(modules["tokenizer"], "encode"):
+    if set(modules) == {"tokenizer"}:
         return run_tokenizer
     pattern = r"speechbrain_dsu\.inference\.[a-z]\w*\.[A-Z]\w*"
     if not re.fullmatch(pattern, str(interface), re.ASCII):

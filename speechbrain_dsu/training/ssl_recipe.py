@@ -10,9 +10,9 @@ import torch
 from speechbrain_dsu.dataio.manifest import AudioItem
 from speechbrain_dsu.training.fit_tokenizer import fit_tokenizer
 from speechbrain_dsu.training.ssl import pretrain, some_recordings
+from speechbrain_dsu.training.systems import Flatten, build_system
 from speechbrain_dsu.utils.paths import hparams_dir
 
-Flatten = Callable[..., str]
 # What a tokenizer that was trained inside an objective does not need any more.
 _TRAINING_KEYS = ("modules", "objective", "loss_weights", "aggregator")
 _TOKENIZER_ALONE = "\nmodules:\n    tokenizer: !ref <tokenizer>\n"
@@ -116,30 +116,3 @@ def seal_units(
         options = {**units["seal"], "about": about, "overrides": overrides}
         options |= {"yaml": hparams_dir() / units["system_file"], "out": folder / name}
         run_on_main(seal, [tokenizer.cpu()], options)
-
-
-def build_system(
-    flatten: Flatten,
-    system_file: str,
-    overrides: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """What a system's YAML builds.
-
-    Arguments
-    ---------
-    flatten : callable
-        ``inference.flatten.flatten_yaml``: overrides then reach into included blocks.
-    system_file : str
-        Below the package's ``hparams``, e.g. "systems/ssl/hubert_small.yaml".
-    overrides : mapping, optional
-        New values for its keys.
-
-    Returns
-    -------
-    dict
-        By the YAML's keys.
-    """
-    from hyperpyyaml import load_hyperpyyaml
-
-    text = flatten(hparams_dir() / system_file)
-    return load_hyperpyyaml(text, dict(overrides or {}))

@@ -1,5 +1,6 @@
 """Where the package's own data lie: configurations and shipped bundles."""
 
+import json
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -30,12 +31,20 @@ def bundles_dir() -> Path:
     return _PACKAGE / "bundles"
 
 
-def shipped_bundles() -> list[str]:
-    """Names that are accepted wherever a tokenizer's source is, sorted.
+def shipped_bundles(kind: str | None = None) -> list[str]:
+    """Names that are accepted wherever the source of a system is, sorted.
+
+    Arguments
+    ---------
+    kind : str, optional
+        Only bundles whose manifest says so, e.g. "tokenizer".
 
     Example
     -------
-    >>> "dmel" in shipped_bundles()
+    >>> "dmel" in shipped_bundles("tokenizer")
     True
     """
-    return sorted(p.parent.name for p in bundles_dir().glob("*/manifest.json"))
+    manifests = sorted(bundles_dir().glob("*/manifest.json"))
+    if kind is not None:
+        manifests = [m for m in manifests if json.loads(m.read_text())["kind"] == kind]
+    return [manifest.parent.name for manifest in manifests]
