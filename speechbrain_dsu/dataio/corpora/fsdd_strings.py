@@ -130,7 +130,7 @@ def _by_speaker(entries: Mapping[str, dict]) -> dict[str, list[dict]]:
 
 
 def _join(paths: Sequence[str], pause: Sequence[float], draw: random.Random) -> Tensor:
-    """Recordings with pauses between them; digital silence would give the seams away."""
+    """Recordings with pauses of noise: digital silence would give the seams away."""
     parts: list[Tensor] = []
     for path in paths:
         if parts:
