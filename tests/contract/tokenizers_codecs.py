@@ -28,8 +28,10 @@ SMALL = {
     "size: 1024": "size: 64",
     "win: 1280": "win: 640",
     "dim: 64": "dim: 16",
+    "dim: 384": "dim: 24",
+    "n_filters: 32": "n_filters: 4",
 }
-CODECS = ("codec_16k", "codec_1k", "spectral_codec")
+CODECS = ("codec_16k", "codec_1k", "spectral_codec", "language_codec")
 
 
 def codec_yaml(name: str) -> str:
