@@ -65,6 +65,26 @@ def make_librispeech(root):
     return root
 
 
+def make_libritts(root):
+    speakers = {"train-clean-100": "19", "dev-clean": "84", "test-clean": "61"}
+    for folder, speaker in speakers.items():
+        for chapter in ("198", "227"):
+            for i in range(3):
+                name = f"{speaker}_{chapter}_{i:06}_000001"
+                base = root / folder / speaker / chapter
+                tone(base / f"{name}.wav", 2400 * (i + 1), 24000)
+                text(base / f"{name}.normalized.txt", f"Words of Doctor {i}.")
+                text(base / f"{name}.original.txt", f"Words of Dr. {i}.\n")
+            # As published, a table of the same texts lies beside them.
+            text(base / f"{speaker}_{chapter}.trans.tsv", "name\tx\ty\n")
+    text(
+        root / "SPEAKERS.txt",
+        ";ID  |SEX| SUBSET           |MINUTES| NAME\n"
+        "84   | M | dev-clean        |  8.02 | Christie | Nowak\n",
+    )
+    return root
+
+
 def make_fsdd(root):
     for digit in range(3):
         for speaker in ("lucas", "george"):
@@ -99,6 +119,7 @@ def make_vctk(root, release="0.92"):
 MAKERS = {
     corpora.prepare_ljspeech: make_ljspeech,
     corpora.prepare_librispeech: make_librispeech,
+    corpora.prepare_libritts: make_libritts,
     corpora.prepare_fsdd: make_fsdd,
     corpora.prepare_vctk: make_vctk,
 }
@@ -358,6 +379,44 @@ def test_librispeech_without_speakers_file_and_with_gaps(tmp_path):
     assert "84-198-0000: has a transcript and no file" in left_out
     assert "84-198-0009.flac: has no transcript" in left_out
     assert "notes.flac: not named" in left_out
+
+
+def test_libritts_entries_and_gaps(tmp_path):
+    root = make_libritts(tmp_path / "corpus")
+    base = root / "dev-clean" / "84" / "227"
+    (base / "84_227_000000_000001.normalized.txt").unlink()
+    (base / "84_227_000001_000001.original.txt").unlink()
+    (root / "test-clean" / "61" / "198" / "61_198_000002_000001.wav").unlink()
+    tone(base / "84-227-0009.wav")
+    parts = load(corpora.prepare_libritts(root, tmp_path / "out"), root)
+    assert [len(part) for part in parts.values()] == [6, 5, 5]
+    assert parts["valid"]["84_227_000002_000001"] == {
+        "wav": str(base / "84_227_000002_000001.wav"),
+        "duration": 0.3,
+        "spk_id": "84",
+        "chapter": "227",
+        "sex": "M",
+        "text": "Words of Doctor 2.",
+        "text_raw": "Words of Dr. 2.",
+    }
+    assert parts["valid"]["84_227_000001_000001"]["text_raw"] is None
+    assert parts["train"]["19_198_000000_000001"]["sex"] is None
+    left_out = "\n".join(record(tmp_path / "out")["left_out"])
+    assert "84_227_000000_000001.wav: has no transcript" in left_out
+    assert "61_198_000002_000001: has a transcript and no file" in left_out
+    assert "84-227-0009.wav: not named speaker_chapter_paragraph" in left_out
+
+
+def test_libritts_notices_a_changed_text_and_refuses_librispeech(tmp_path):
+    root, out = make_libritts(tmp_path / "corpus"), tmp_path / "out"
+    corpora.prepare_libritts(root, out)
+    base = root / "dev-clean" / "84" / "198"
+    text(base / "84_198_000001_000001.normalized.txt", "Another text.")
+    found = load(corpora.prepare_libritts(root, out), root)["valid"]
+    assert found["84_198_000001_000001"]["text"] == "Another text."
+    other = make_librispeech(tmp_path / "other")
+    with pytest.raises(DsuError, match="LibriTTS: none of 0 utterances"):
+        corpora.prepare_libritts(other, tmp_path / "wrong")
 
 
 def test_librispeech_missing_parts(tmp_path):

@@ -8,6 +8,7 @@ Every corpus becomes ``<name>.json`` files of ``{id: {"wav": "{data_root}/...",
 from speechbrain_dsu.dataio.corpora.fsdd import prepare_fsdd
 from speechbrain_dsu.dataio.corpora.fsdd_strings import prepare_fsdd_strings
 from speechbrain_dsu.dataio.corpora.librispeech import prepare_librispeech
+from speechbrain_dsu.dataio.corpora.libritts import prepare_libritts
 from speechbrain_dsu.dataio.corpora.ljspeech import prepare_ljspeech
 from speechbrain_dsu.dataio.corpora.mixing import balanced_items, read_manifest
 from speechbrain_dsu.dataio.corpora.vctk import prepare_vctk
@@ -17,6 +18,7 @@ __all__ = [
     "prepare_fsdd",
     "prepare_fsdd_strings",
     "prepare_librispeech",
+    "prepare_libritts",
     "prepare_ljspeech",
     "prepare_vctk",
     "read_manifest",

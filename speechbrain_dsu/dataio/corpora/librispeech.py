@@ -6,40 +6,8 @@ https://www.openslr.org/12
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from speechbrain_dsu.dataio.corpora.layout import (
-    FoundFile,
-    Layout,
-    check_parts,
-    find_file,
-    find_root,
-    list_files,
-)
-from speechbrain_dsu.dataio.corpora.manifests import Gathered, Utterance, prepare
-from speechbrain_dsu.utils.errors import DsuError
-
-FOLDERS = (
-    "train-clean-100",
-    "train-clean-360",
-    "train-other-500",
-    "dev-clean",
-    "dev-other",
-    "test-clean",
-    "test-other",
-)
-"""Parts of the corpus, each a folder and an archive of its own."""
-
-DEFAULT_SPLITS = {
-    "train": ("train-clean-100",),
-    "valid": ("dev-clean",),
-    "test": ("test-clean",),
-}
-
-_LAYOUT = Layout(
-    "LibriSpeech",
-    "the folder LibriSpeech with train-clean-100/<speaker>/<chapter>/*.flac, "
-    "dev-clean ...",
-    lambda folder: any((folder / name).is_dir() for name in FOLDERS),
-)
+from speechbrain_dsu.dataio.corpora.layout import FoundFile
+from speechbrain_dsu.dataio.corpora.libri import Release, Texts, prepare_parts
 
 
 def prepare_librispeech(
@@ -103,86 +71,20 @@ def prepare_librispeech(
     """
     if skip_prep:
         return {}
-    splits = {k: list(v) for k, v in (splits or DEFAULT_SPLITS).items()}
-    folders = [folder for part in splits.values() for folder in part]
-    if not folders or len(set(folders)) < len(folders):
-        raise DsuError(
-            f"LibriSpeech: splits={splits}: give every manifest folders, and every "
-            "folder to one manifest"
-        )
-    root = find_root(data_folder, _LAYOUT)
-    check_parts(root, folders, "LibriSpeech")
-    audio = [file for name in folders for file in list_files(root, name, (".flac",))]
-    texts = [f for name in folders for f in list_files(root, name, (".trans.txt",))]
-    info = root / "SPEAKERS.TXT"
-    tables = find_file(root, info.name)
-    return prepare(
-        "LibriSpeech",
-        root,
-        save_folder,
-        [*audio, *texts, *tables],
-        {"splits": splits},
-        lambda: _gather(root, audio, texts, _sexes(info) if tables else {}),
-        lambda items: _by_folder(items, splits),
-    )
+    return prepare_parts(_RELEASE, data_folder, save_folder, splits)
 
 
-def _gather(
-    root: Path,
-    audio: Sequence[FoundFile],
-    texts: Sequence[FoundFile],
-    sexes: Mapping[str, str],
-) -> Gathered:
-    transcripts = _transcripts(root, texts)
-    gathered = Gathered([])
-    for file in audio:
-        parts = file.stem.split("-")
-        if len(parts) != 3:
-            gathered.left_out.append(
-                f"{root / file.path}: not named speaker-chapter-utterance"
-            )
-        elif file.stem not in transcripts:
-            gathered.left_out.append(f"{root / file.path}: has no transcript")
-        else:
-            fields = {
-                "spk_id": parts[0],
-                "chapter": parts[1],
-                "sex": sexes.get(parts[0]),
-                "text": transcripts[file.stem],
-            }
-            gathered.utterances.append(Utterance(file.stem, file.path, fields))
-    missing = sorted(set(transcripts) - {file.stem for file in audio})
-    gathered.left_out += [f"{name}: has a transcript and no file" for name in missing]
-    return gathered
-
-
-def _transcripts(root: Path, texts: Sequence[FoundFile]) -> dict[str, str]:
+def _read_texts(root: Path, texts: Sequence[FoundFile]) -> Texts:
+    """One table per chapter; its lines are an id and what is said."""
     found = {}
     for file in texts:
         for line in (root / file.path).read_text("utf-8").split("\n"):
             name, _, text = line.strip().partition(" ")
             if name:
-                found[name] = text
+                found[name] = {"text": text}
     return found
 
 
-def _sexes(path: Path) -> dict[str, str]:
-    """Sex by speaker; lines are ``id | sex | subset | minutes | name``, ``;`` notes."""
-    found = {}
-    for line in path.read_text("utf-8").split("\n"):
-        parts = [part.strip() for part in line.split("|")]
-        if len(parts) >= 2 and not line.startswith(";") and parts[1] in ("M", "F"):
-            found[parts[0]] = parts[1]
-    return found
-
-
-def _by_folder(
-    utterances: Sequence[Utterance], splits: Mapping[str, Sequence[str]]
-) -> dict[str, list[Utterance]]:
-    name_of = {folder: name for name, part in splits.items() for folder in part}
-    parts: dict[str, list[Utterance]] = {name: [] for name in splits}
-    for utterance in utterances:
-        # A folder may be named by a path ("clean/train"): the longest prefix counts.
-        folders = [f for f in name_of if utterance.wav.startswith(f"{f}/")]
-        parts[name_of[max(folders, key=len)]].append(utterance)
-    return parts
+_RELEASE = Release(
+    "LibriSpeech", ".flac", (".trans.txt",), "speaker-chapter-utterance", _read_texts
+)
