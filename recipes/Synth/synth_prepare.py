@@ -48,6 +48,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--valid_utterances", type=int, default=100)
     parser.add_argument("--test_utterances", type=int, default=60, help="per voice")
     parser.add_argument("--pairs", type=int, default=100, help="Spanish and English")
+    parser.add_argument("--digits", type=float, help="share of digit strings")
+    parser.add_argument("--digit_counts", nargs=2, type=int, help="fewest, most digits")
     parser.add_argument("--workers", type=int, help="default: one per core")
     return parser.parse_args(argv)
 

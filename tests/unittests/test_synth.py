@@ -54,6 +54,20 @@ def test_contents_keep_to_their_part(part):
     assert len(set(drawn)) > 150
 
 
+def test_a_plan_of_digit_strings_alone():
+    plan = Plan(languages={"es": 1.0}, digits=1.0, digit_counts=(1, 2))
+    lines = [line for chapter in islice(plan.train(), 20) for line in chapter.lines]
+    lines += [line for c in plan.part("test", 10) for line in c.lines]
+    lines += [line for c in plan.part("parallel", 10) for line in c.lines]
+    found = [line.content.split(".") for line in lines]
+    assert {parts[0] for parts in found} == {"d"}
+    assert {len(parts) - 1 for parts in found} == {1, 2}
+    with pytest.raises(DsuError, match="digits"):
+        Plan(digits=1.5)
+    with pytest.raises(DsuError, match="digit_counts"):
+        Plan(digit_counts=(3, 2))
+
+
 def test_about_a_tenth_is_held_out():
     parts = [part_of(content) for content in contents(3000)]
     for part in ("valid", "test"):

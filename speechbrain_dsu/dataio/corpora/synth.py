@@ -41,6 +41,7 @@ LANGUAGES = {"en": 0.8, "es": 0.08, "fr": 0.06, "de": 0.06}
 RECORD = "synth.json"
 _VERSION = 1
 _AHEAD = 64
+_ADDED = ("digits", "digit_counts")
 # What a manifest says of the speaker.
 _ABOUT = {
     "spk_id": "id",
@@ -68,6 +69,8 @@ def generate(
     test_utterances: int = 60,
     pairs: int = 100,
     workers: int | None = None,
+    digits: float | None = None,
+    digit_counts: Sequence[int] | None = None,
 ) -> Path:
     """Generate a corpus of 16 kHz FLAC files in LibriSpeech's layout.
 
@@ -100,6 +103,10 @@ def generate(
         Sizes of valid, of test for each held-out voice, and of parallel.
     workers : int, optional
         Utterances made at once; one per core by default.
+    digits : float, optional
+        Share of digit strings, 0.15 by default (half of parallel); 1: nothing else.
+    digit_counts : (int, int), optional
+        Fewest and most digits of a string; 3 and 8 by default.
 
     Returns
     -------
@@ -118,6 +125,8 @@ def generate(
         tuple(voices) if voices is not None else None,
         tuple(held_out),
         {name: str(path) for name, path in texts.items()} if texts else None,
+        digits,
+        tuple(digit_counts) if digit_counts is not None else None,
     )
     sizes = {
         "valid": valid_utterances,
@@ -153,9 +162,14 @@ def generate(
 
 def _open(root: Path, plan: Plan, sizes: Mapping[str, int], hours: float) -> dict:
     """Claim the folder for these options; clear away what a killed run left."""
+    # Options left alone are not named: later releases can add more of them.
+    options = asdict(plan)
+    for name in _ADDED:
+        if options[name] is None:
+            del options[name]
     # Through JSON and back, as it will be read next time.
     record = json.loads(
-        json.dumps({"version": _VERSION, "plan": asdict(plan), "sizes": sizes})
+        json.dumps({"version": _VERSION, "plan": options, "sizes": sizes})
     )
     root.mkdir(parents=True, exist_ok=True)
     path = root / RECORD

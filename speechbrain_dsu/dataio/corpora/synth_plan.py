@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from itertools import count, islice
 
 from speechbrain_dsu.dataio.corpora.synth_text import (
+    DIGIT_COUNTS,
+    DIGIT_SHARE,
     draw_content,
     draw_line,
     read_texts,
@@ -86,6 +88,10 @@ class Plan:
         Those that only the test set has, in all their variations.
     texts : mapping, optional
         ``{language: file}`` of own sentences.
+    digits : float, optional
+        Share of digit strings; None: ``DIGIT_SHARE`` (half of the parallel part).
+    digit_counts : (int, int), optional
+        Fewest and most digits of a string; None: ``DIGIT_COUNTS``.
 
     Raises
     ------
@@ -104,6 +110,8 @@ class Plan:
     voices: tuple[str, ...] | None = None
     held_out: tuple[str, ...] = ("slt", "m3")
     texts: Mapping[str, str] | None = None
+    digits: float | None = None
+    digit_counts: tuple[int, int] | None = None
 
     def __post_init__(self):
         check_bases(self.held_out)
@@ -111,6 +119,13 @@ class Plan:
         if not self.languages or min(self.languages.values()) <= 0:
             raise DsuError(
                 f"languages={dict(self.languages)}: give languages and shares above 0"
+            )
+        share = DIGIT_SHARE if self.digits is None else self.digits
+        least, most = self._counts
+        if not 0 <= share <= 1 or not 1 <= least <= most:
+            raise DsuError(
+                f"digits={share}, digit_counts={(least, most)}: give a share of 0 to "
+                "1, and the fewest (from 1) and the most digits"
             )
         known = {*self.languages, "en", "es"}
         speakers = {name: speakers_of(name, bases) for name in known}
@@ -150,6 +165,10 @@ class Plan:
         bases = {*check_bases(self.voices), *self.held_out}
         return {"flite" if base in FLITE else "espeak-ng" for base in bases}
 
+    @property
+    def _counts(self) -> tuple[int, int]:
+        return self.digit_counts or DIGIT_COUNTS
+
     def _rng(self, part: str, number: int) -> random.Random:
         return random.Random(f"{self.seed}:{part}:{number}")
 
@@ -165,9 +184,12 @@ class Plan:
         self, part: str, k: int, speaker: Speaker, rng: random.Random
     ) -> Chapter:
         texts = self._texts.get(speaker.language, {}).get(part)
+        share = DIGIT_SHARE if self.digits is None else self.digits
         lines = []
         for _ in range(CHAPTER):
-            content, text = draw_line(rng, texts, speaker.language, part)
+            content, text = draw_line(
+                rng, texts, speaker.language, part, share, self._counts
+            )
             lines.append(Line(content, text, _speed(rng)))
         return Chapter(part, _FIRST[part] + k, speaker, tuple(lines))
 
@@ -190,11 +212,12 @@ class Plan:
             raise DsuError("parallel pairs need speakers of English and of Spanish")
         plain = [s for s in english if s.tract == 100]
         target = next((s for s in plain if s.base == "rms"), (plain or [None])[0])
+        share = _PARALLEL_DIGITS if self.digits is None else self.digits
         chapters = []
         for k in range(-(-pairs // CHAPTER)):
             rng = self._rng("parallel", k)
             contents = [
-                draw_content(rng, None, _PARALLEL_DIGITS) for _ in range(CHAPTER)
+                draw_content(rng, None, share, self._counts) for _ in range(CHAPTER)
             ]
             contents = contents[: pairs - k * CHAPTER]
             for offset, speaker in ((0, rng.choice(spanish)), (1, target)):

@@ -23,7 +23,9 @@ from speechbrain_dsu.dataio.corpora.synth_lexicon import (
 from speechbrain_dsu.utils.errors import DsuError
 
 PARTS = ("train", "valid", "test")
-_SPOKEN_DIGITS = (3, 8)
+DIGIT_SHARE, DIGIT_COUNTS = 0.15, (3, 8)
+"""Share of digit strings among the contents, and their fewest and most digits."""
+
 _WRITTEN_DIGITS = (2, 4)
 
 
@@ -40,7 +42,10 @@ def part_of(content: str) -> str:
 
 
 def draw_content(
-    rng: random.Random, part: str | None = None, digits: float = 0.15
+    rng: random.Random,
+    part: str | None = None,
+    digits: float = DIGIT_SHARE,
+    counts: tuple[int, int] = DIGIT_COUNTS,
 ) -> str:
     """Draw what to say.
 
@@ -51,7 +56,9 @@ def draw_content(
     part : "train", "valid" or "test", optional
         Only contents of this part.
     digits : float
-        The share of digit strings (three to eight digits); the rest are sentences.
+        The share of digit strings; the rest are sentences.
+    counts : (int, int)
+        Fewest and most digits of a string.
 
     Returns
     -------
@@ -67,7 +74,7 @@ def draw_content(
     """
     spoken = rng.random() < digits
     while True:
-        content = _digits(rng, *_SPOKEN_DIGITS) if spoken else _sentence(rng)
+        content = _digits(rng, *counts) if spoken else _sentence(rng)
         if part is None or part_of(content) == part:
             return content
 
@@ -206,9 +213,11 @@ def draw_line(
     lines: Sequence[tuple[str, str]] | None,
     language: str,
     part: str,
+    digits: float = DIGIT_SHARE,
+    counts: tuple[int, int] = DIGIT_COUNTS,
 ) -> tuple[str, str]:
     """Draw ``(content, text)``: of the user's lines if given, else of the lexicon."""
     if lines:
         return rng.choice(lines)
-    content = draw_content(rng, part)
+    content = draw_content(rng, part, digits, counts)
     return content, realise(content, language)
