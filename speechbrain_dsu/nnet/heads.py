@@ -123,11 +123,14 @@ class SoftmaxHead(_IdHead):
     tie : UnitEmbedding, optional
         Use its tables as weights (Press & Wolf, "Using the Output Embedding to
         Improve Language Models", 2017).
+    smoothing : float
+        Share of the target's mass that training spreads evenly over all ids (label
+        smoothing: Szegedy et al., "Rethinking the Inception Architecture", 2016).
 
     Raises
     ------
     DsuError
-        If weights to tie have another shape.
+        If weights to tie have another shape, or the smoothing is out of range.
 
     Example
     -------
@@ -139,8 +142,17 @@ class SoftmaxHead(_IdHead):
     torch.Size([2, 3, 1])
     """
 
-    def __init__(self, layout: Sequences, dim: int, tie: UnitEmbedding | None = None):
+    def __init__(
+        self,
+        layout: Sequences,
+        dim: int,
+        tie: UnitEmbedding | None = None,
+        smoothing: float = 0.0,
+    ):
         super().__init__(layout)
+        if not 0 <= smoothing < 1:
+            raise DsuError(f"smoothing={smoothing}: take 0 to below 1")
+        self.smoothing = smoothing
         size = self.vocabulary.size
         self.out = nn.Linear(dim, self.streams * size, bias=False)
         nn.init.normal_(self.out.weight, std=dim**-0.5)
@@ -160,6 +172,19 @@ class SoftmaxHead(_IdHead):
     def score(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Log probabilities ``[..., streams]`` of ids."""
         return _log_probability(self.logits(hidden), targets)
+
+    def loss(self, hidden: Tensor, targets: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """Cross-entropy with smoothed targets in training; ``nll`` is without."""
+        if not self.smoothing or not self.training:
+            return super().loss(hidden, targets, mask)
+        steps = mask.any(-1)
+        counted, total = mask[steps], mask.sum().clamp(min=1)
+        logs = self.logits(hidden[steps]).log_softmax(-1)
+        chosen = logs.gather(-1, targets[steps].unsqueeze(-1)).squeeze(-1)
+        nll = -(chosen * counted).sum() / total
+        even = -(logs.mean(-1) * counted).sum() / total
+        loss = (1 - self.smoothing) * nll + self.smoothing * even
+        return {"loss": loss, "nll": nll.detach()}
 
     def emit(self, hidden: Tensor, sampler: Sampler) -> Emission:
         """Ids ``[batch, streams]``."""

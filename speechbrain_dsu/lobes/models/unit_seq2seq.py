@@ -18,7 +18,8 @@ class UnitTranslator(SequenceModel):
     ---------
     reader : nn.Module
         Makes the source vectors: `UnitEmbedding`, or `torch.nn.Identity` for
-        features.
+        features. One that shortens (it has ``num_frames``, as `ConvReader`) is called
+        ``reader(source, lens)`` and gives vectors and their relative lengths.
     encoder : nn.Module
         Called ``encoder(vectors, lens)``; a `Transformer` that is not causal, or any
         module that keeps the number of frames.
@@ -116,7 +117,7 @@ class UnitTranslator(SequenceModel):
         self, source: Tensor, source_lens: Tensor | None, tokens: Tensor
     ) -> Tensor:
         """States ``[batch, steps - 1, dim]``: row t predicts step t + 1."""
-        memory = self.encode(source, source_lens)
+        memory, source_lens = self.read(source, source_lens)
         hide = self._hidden_items(len(memory), memory.device)
         if hide is not None:
             null, null_lens = self._unconditional(memory)
@@ -127,9 +128,19 @@ class UnitTranslator(SequenceModel):
         x = self.embedding(tokens[:, :-1])
         return self.transformer(x, None, memory, source_lens)
 
+    def read(
+        self, source: Tensor, source_lens: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The memory ``[batch, length, memory_dim]`` and its relative lengths."""
+        if hasattr(self.reader, "num_frames"):
+            vectors, source_lens = self.reader(source, source_lens)
+        else:
+            vectors = self.reader(source)
+        return self.encoder(vectors, source_lens), source_lens
+
     def encode(self, source: Tensor, source_lens: Tensor | None = None) -> Tensor:
-        """The memory ``[batch, length, memory_dim]``."""
-        return self.encoder(self.reader(source), source_lens)
+        """The memory alone; with a reader that shortens, take ``read``."""
+        return self.read(source, source_lens)[0]
 
     def session(self, memory: Tensor, memory_lens: Tensor | None = None) -> Session:
         """Begin to write from what ``encode`` gave."""
