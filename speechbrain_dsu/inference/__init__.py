@@ -8,6 +8,7 @@ import importlib
 
 _PLACES = {
     "UnitTokenizer": "tokenizer",
+    "SpeechLM": "lm",
     "Interface": "interfaces",
     "Bundle": "bundles",
     "load_bundle": "bundles",

@@ -95,6 +95,7 @@ class Interleave:
         self.text_chunk, self.unit_chunk = int(text_chunk), int(unit_chunk)
         self.ends = bool(ends)
         self._units = Flatten(vocabulary, codebooks, ends=False)
+        self.tags = None if tags is None else tuple(tags)
         self._tags = None if tags is None else [vocabulary[name] for name in tags]
         self._end = vocabulary.eos if ends else vocabulary.pad
 
