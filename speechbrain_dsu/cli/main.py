@@ -23,6 +23,7 @@ COMMANDS = (
     "export",
     "push",
     "demo",
+    "continue",
     "eval",
     "bench",
     "claim",
