@@ -8,7 +8,7 @@ checks hashes, builds from the allow-list, loads strictly and recomputes the pro
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -60,7 +60,7 @@ def save_bundle(
     about: Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
     interface: str = TOKENIZER,
-    half: bool = False,
+    half: bool | Collection[str] = False,
     overwrite: bool = False,
 ) -> Path:
     """Write a system as a bundle; the folder appears whole or not at all.
@@ -88,9 +88,9 @@ def save_bundle(
     interface : str
         Dotted name of the class that loads it; its ``run_probe`` makes the probe
         where there is no tokenizer. Empty: no interface and no probe.
-    half : bool
-        Store float32 weights as float16 (cast back on load). Fingerprint and probe
-        are those of the rounded weights.
+    half : bool or collection of str
+        Store float32 weights as float16 (cast back on load), in these modules only.
+        Fingerprint and probe are those of the rounded weights.
     overwrite : bool
         Replace an older bundle.
 
@@ -166,7 +166,7 @@ def _check_target(out: Path, overwrite: bool) -> None:
         raise DsuError(f"{out} exists and is not a bundle: it will not be replaced")
 
 
-def _rebuild(text: str, modules: dict, state: dict, half: bool) -> dict[str, nn.Module]:
+def _rebuild(text: str, modules: dict, state: dict, half: Any) -> dict[str, nn.Module]:
     """What a loader will get, and proof that it is the system that was given."""
     built = _modules_of(load_yaml(text), mf.YAML_FILE)
     if set(built) != set(modules):

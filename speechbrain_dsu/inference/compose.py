@@ -130,12 +130,15 @@ def seal_system(
     system, parts, overrides, keys
         See ``compose_yaml``.
     **bundle
-        See ``save_bundle``.
+        See ``save_bundle``. ``half`` rounds the system's own modules only: parts stay
+        what they are, or their tokens would be others.
 
     Returns
     -------
     Path
         The folder.
     """
+    if bundle.get("half") is True:
+        bundle["half"] = [name for name in modules if name not in parts]
     text = compose_yaml(system, parts, overrides, keys)
     return save_bundle(modules, out, text, **bundle)

@@ -1,6 +1,6 @@
 """Weights in and out of safetensors, strictly."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -14,7 +14,9 @@ _NORM_KEYS = {
 }
 
 
-def state_of(modules: Mapping[str, nn.Module], half: bool = False) -> dict[str, Tensor]:
+def state_of(
+    modules: Mapping[str, nn.Module], half: bool | Collection[str] = False
+) -> dict[str, Tensor]:
     """State of all modules under ``<module>.<key>``, on the CPU, for a file.
 
     Tensors that share memory are stored once each, so that any reader gets them all.
@@ -23,8 +25,8 @@ def state_of(modules: Mapping[str, nn.Module], half: bool = False) -> dict[str, 
     ---------
     modules : mapping
         Name to module.
-    half : bool
-        Store float32 as float16, except what would overflow.
+    half : bool or collection of str
+        Store float32 as float16, except what would overflow; in these modules only.
 
     Raises
     ------
@@ -37,13 +39,15 @@ def state_of(modules: Mapping[str, nn.Module], half: bool = False) -> dict[str, 
     ['layer.bias', 'layer.weight']
     """
     state = {}
+    if isinstance(half, bool):
+        half = modules if half else ()
     for key, value in nn.ModuleDict(modules).state_dict().items():
         if not isinstance(value, Tensor):
             raise DsuError(
                 f"{key} is a {type(value).__name__}: only tensors are stored"
             )
         value = value.detach().cpu()
-        if half and value.dtype == torch.float32:
+        if key.split(".")[0] in half and value.dtype == torch.float32:
             small = value.half()
             value = small if torch.equal(small.isfinite(), value.isfinite()) else value
         state[key] = value.clone().contiguous()

@@ -94,3 +94,12 @@ def test_what_is_missing_is_named(system, tmp_path):
         compose_yaml(system, {"tokenizer": "dmel"})
     with pytest.raises(DsuError, match="no key 'sice'"):
         compose_yaml(system, {}, {"sice": 1})
+
+
+def test_half_precision_leaves_the_parts_as_they_are(system, tmp_path):
+    tokenizer = UnitTokenizer.from_hparams("mfcc-k100").mods.tokenizer
+    modules, folder = seal(system, tokenizer, tmp_path / "whole", half=True)
+    bundle = load_bundle(folder)
+    assert bundle.modules["tokenizer"].fingerprint == tokenizer.fingerprint
+    kept, given = bundle.modules["layer"].weight, modules["layer"].weight
+    assert not kept.equal(given) and kept.equal(given.half().float())
