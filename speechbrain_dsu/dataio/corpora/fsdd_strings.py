@@ -95,14 +95,14 @@ def prepare_fsdd_strings(
     for name, count in counts.items():
         if name not in single:
             raise DsuError(f"FSDD: part '{name}' has no recordings: {sorted(single)}")
-        takes = _by_speaker(read_manifest(single[name], data_folder))
+        takes = by_speaker(read_manifest(single[name], data_folder))
         draw = random.Random(f"{seed}:{name}")
         entries = {}
         for number in range(count):
             key = f"{name}-{number:05}"
             speaker = draw.choice(sorted(takes))
             chosen = draw.choices(takes[speaker], k=draw.randint(*digits))
-            wav = _join([entry["wav"] for entry in chosen], pause, draw)
+            wav = join([entry["wav"] for entry in chosen], pause, draw)
             place = f"strings/{name}/{key}.wav"
             (save_folder / place).parent.mkdir(parents=True, exist_ok=True)
             write_audio(save_folder / place, wav, RATE)
@@ -122,14 +122,15 @@ def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text("utf-8")) if path.is_file() else {}
 
 
-def _by_speaker(entries: Mapping[str, dict]) -> dict[str, list[dict]]:
+def by_speaker(entries: Mapping[str, dict]) -> dict[str, list[dict]]:
+    """Entries of each speaker, in the order of their ids."""
     found: dict[str, list[dict]] = {}
     for name in sorted(entries):
         found.setdefault(entries[name]["spk_id"], []).append(entries[name])
     return found
 
 
-def _join(paths: Sequence[str], pause: Sequence[float], draw: random.Random) -> Tensor:
+def join(paths: Sequence[str], pause: Sequence[float], draw: random.Random) -> Tensor:
     """Recordings with pauses of noise: digital silence would give the seams away."""
     parts: list[Tensor] = []
     for path in paths:

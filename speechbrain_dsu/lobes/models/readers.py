@@ -1,4 +1,4 @@
-"""What stands in front of an encoder: a source to vectors, often fewer of them."""
+"""Frames of a source to fewer vectors, in front of an encoder."""
 
 from collections.abc import Sequence
 
@@ -34,6 +34,10 @@ class ConvReader(nn.Module):
         Odd number of taps.
     dropout : float
         In training, of the vectors.
+    band_masks, band_width : int
+        In training: bands of neighbouring channels that are silenced in each item, and
+        their largest width (SpecAugment, Park et al. 2019; SpeechBrain's
+        ``SpectrogramDrop`` silences the same ones in all items of a batch).
 
     Raises
     ------
@@ -55,6 +59,8 @@ class ConvReader(nn.Module):
         strides: Sequence[int] = (2, 2),
         kernel: int = 5,
         dropout: float = 0.0,
+        band_masks: int = 0,
+        band_width: int = 20,
     ):
         super().__init__()
         if kernel % 2 == 0 or min(strides, default=1) < 1:
@@ -70,6 +76,7 @@ class ConvReader(nn.Module):
         )
         self.norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
+        self.band_masks, self.band_width = band_masks, band_width
 
     def num_frames(self, frames: int) -> int:
         """Vectors of so many frames."""
@@ -84,6 +91,8 @@ class ConvReader(nn.Module):
         their relative lengths."""
         counts = absolute_lengths(lens, source.shape[1], len(source)).to(source.device)
         x = source.transpose(1, 2)
+        if self.training and self.band_masks:
+            x = x * self._bands(len(x), x.device)
         for conv, stride in zip(self.convs, self.strides, strict=True):
             x = x * length_mask(counts, x.shape[2])[:, None]
             x = F.glu(conv(x), 1)
@@ -91,48 +100,11 @@ class ConvReader(nn.Module):
         x = self.dropout(self.norm(x.transpose(1, 2)))
         return x, relative_lengths(counts, x.shape[1])
 
-
-class UnitReader(nn.Module):
-    """Codes of a source to vectors: for translation from units to units.
-
-    Arguments
-    ---------
-    sizes : sequence of int
-        Ids of each codebook.
-    dim : int
-        Size of a vector.
-    strides, kernel, dropout
-        Of the `ConvReader` behind the sum of the codebooks' vectors; no strides: none.
-
-    Example
-    -------
-    >>> reader = UnitReader([50], 16, strides=[2])
-    >>> reader(torch.randint(50, (2, 9, 1)))[0].shape
-    torch.Size([2, 5, 16])
-    """
-
-    def __init__(
-        self,
-        sizes: Sequence[int],
-        dim: int,
-        strides: Sequence[int] = (2,),
-        kernel: int = 5,
-        dropout: float = 0.0,
-    ):
-        super().__init__()
-        self.sizes = tuple(sizes)
-        self.tables = nn.ModuleList(nn.Embedding(size, dim) for size in self.sizes)
-        self.reader = ConvReader(dim, dim, strides, kernel, dropout)
-
-    def num_frames(self, frames: int) -> int:
-        """Vectors of so many frames."""
-        return self.reader.num_frames(frames)
-
-    def forward(
-        self, source: Tensor, lens: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Vectors ``[batch, length, dim]`` of codes ``[batch, frames, codebooks]``, and
-        their relative lengths."""
-        books = zip(self.tables, source.unbind(-1), strict=True)
-        vectors = torch.stack([table(codes) for table, codes in books]).sum(0)
-        return self.reader(vectors, lens)
+    def _bands(self, batch: int, device: torch.device) -> Tensor:
+        """0 in the silenced channels, 1 elsewhere: ``[batch, in_dim, 1]``."""
+        shape = (batch, self.band_masks, 1)
+        width = torch.randint(self.band_width + 1, shape, device=device)
+        first = torch.randint(self.in_dim, shape, device=device)
+        channel = torch.arange(self.in_dim, device=device)
+        inside = (channel >= first) & (channel < first + width)
+        return (~inside.any(1)).float().unsqueeze(2)

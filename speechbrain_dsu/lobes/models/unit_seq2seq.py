@@ -18,8 +18,7 @@ class UnitTranslator(SequenceModel):
     ---------
     reader : nn.Module
         Makes the source vectors: `UnitEmbedding`, or `torch.nn.Identity` for
-        features. One that shortens (it has ``num_frames``, as `ConvReader`) is called
-        ``reader(source, lens)`` and gives vectors and their relative lengths.
+        features.
     encoder : nn.Module
         Called ``encoder(vectors, lens)``; a `Transformer` that is not causal, or any
         module that keeps the number of frames.
@@ -132,14 +131,10 @@ class UnitTranslator(SequenceModel):
         self, source: Tensor, source_lens: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """The memory ``[batch, length, memory_dim]`` and its relative lengths."""
-        if hasattr(self.reader, "num_frames"):
-            vectors, source_lens = self.reader(source, source_lens)
-        else:
-            vectors = self.reader(source)
-        return self.encoder(vectors, source_lens), source_lens
+        return self.encoder(self.reader(source), source_lens), source_lens
 
     def encode(self, source: Tensor, source_lens: Tensor | None = None) -> Tensor:
-        """The memory alone; with a reader that shortens, take ``read``."""
+        """The memory alone."""
         return self.read(source, source_lens)[0]
 
     def session(self, memory: Tensor, memory_lens: Tensor | None = None) -> Session:

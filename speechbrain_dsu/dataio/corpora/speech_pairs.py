@@ -1,0 +1,210 @@
+"""Pairs of recordings that say the same in two languages, from parallel corpora.
+
+A pair manifest has one entry for a pair: ``wav`` and ``source_text`` of the source,
+``target_wav`` and ``text`` of the target, ``duration`` (of the source, seconds). Paths
+of the source begin with ``{data_root}``, those of the target with ``{target_root}``.
+"""
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from speechbrain_dsu.dataio.corpora.fsdd import WORDS, prepare_fsdd
+from speechbrain_dsu.dataio.corpora.fsdd_strings import RATE, by_speaker, join
+from speechbrain_dsu.dataio.corpora.manifests import write_json
+from speechbrain_dsu.dataio.corpora.mixing import read_manifest
+from speechbrain_dsu.dataio.corpora.synth import pairs_of, prepare_synth
+from speechbrain_dsu.dataio.corpora.synth_text import part_of
+from speechbrain_dsu.utils.audio import write_audio
+from speechbrain_dsu.utils.errors import DsuError
+from speechbrain_dsu.utils.fingerprint import hash_file
+
+_DATA, _TARGET = "{data_root}", "{target_root}"
+_RECORD = "pairs.json"
+
+
+def read_pairs(
+    path: str | Path, data_folder: str | Path, target_folder: str | Path
+) -> dict[str, dict]:
+    """A pair manifest with its paths filled in.
+
+    Arguments
+    ---------
+    path : str or Path
+        The manifest.
+    data_folder, target_folder : str or Path
+        What ``{data_root}`` and ``{target_root}`` stand for.
+
+    Returns
+    -------
+    dict
+        ``{id: entry}``.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "train.json"
+    >>> _ = path.write_text('{"a": {"wav": "{data_root}/a", "target_wav": "x"}}')
+    >>> read_pairs(path, "/es", "/en")["a"]["wav"]
+    '/es/a'
+    """
+    from speechbrain.dataio.dataio import load_data_json
+
+    roots = {"data_root": str(data_folder), "target_root": str(target_folder)}
+    return load_data_json(str(path), roots)
+
+
+def prepare_synth_pairs(
+    data_folder: str | Path, save_folder: str | Path, source: str = "es"
+) -> dict[str, Path]:
+    """Pair manifests of the parallel part of a generated corpus, English as target.
+
+    The parts are those of the contents, see ``synth_text``: no translation is on two
+    sides.
+
+    Arguments
+    ---------
+    data_folder : str or Path
+        A folder that ``synth.generate`` has finished; both roots.
+    save_folder : str or Path
+        Where the manifests go.
+    source : str
+        Language of the source.
+
+    Returns
+    -------
+    dict
+        ``{"train": path, "valid": path, "test": path}``.
+
+    Raises
+    ------
+    DsuError
+        If there are no pairs.
+    """
+    save_folder = Path(save_folder)
+    prepared = prepare_synth(data_folder, save_folder / "synth")
+    if "parallel" not in prepared:
+        raise DsuError(f"{data_folder}: no parallel speech, generate it with pairs=")
+    # The roots stay as they are written in the file.
+    both = read_manifest(prepared["parallel"], _DATA)
+    parts: dict[str, dict[str, dict]] = {"train": {}, "valid": {}, "test": {}}
+    for one, two in pairs_of(both, source, "en"):
+        target = both[two]["wav"].replace(_DATA, _TARGET)
+        entry = _pair(both[one], target, both[two]["text"])
+        parts[part_of(both[one]["content"])][one] = entry
+    return _write(parts, save_folder)
+
+
+def prepare_digit_pairs(
+    data_folder: str | Path,
+    target_folder: str | Path,
+    save_folder: str | Path,
+    language: str = "es",
+    speaker: str = "jackson",
+    takes: int = 8,
+    pause: Sequence[float] = (0.05, 0.05),
+    seed: int = 1234,
+) -> dict[str, Path]:
+    """Generated digit strings of a language beside the same digits by a real speaker.
+
+    Targets of train and valid are made of the same few takes of FSDD's training part:
+    the fewer, the less has a model to guess. Those of test are from its test part, and
+    are there to listen to: a translation says the digits, not a take.
+
+    Arguments
+    ---------
+    data_folder : str or Path
+        A generated corpus (``synth.generate`` with ``digits``); entries that are no
+        digit strings are left out.
+    target_folder : str or Path
+        FSDD.
+    save_folder : str or Path
+        Gets the targets (8 kHz WAV) below ``targets`` and the manifests; it is what
+        ``{target_root}`` stands for.
+    language : str
+        Of the source.
+    speaker : str
+        Of FSDD.
+    takes : int
+        Recordings of each digit.
+    pause : (float, float)
+        Seconds between two digits, drawn for each.
+    seed : int
+        Of what is drawn.
+
+    Returns
+    -------
+    dict
+        ``{"train": path, ...}``.
+
+    Raises
+    ------
+    DsuError
+        If there is no such speaker, or a part has no digit strings.
+    """
+    save_folder = Path(save_folder)
+    heard = prepare_synth(data_folder, save_folder / "synth")
+    said = prepare_fsdd(target_folder, save_folder / "fsdd", seed=seed)
+    record = {
+        "manifests": {
+            k: hash_file(v) for k, v in {**heard, "fsdd": said["train"]}.items()
+        },
+        "options": [language, speaker, takes, list(pause), seed],
+    }
+    paths = {part: save_folder / f"{part}.json" for part in ("train", "valid", "test")}
+    done = save_folder / _RECORD
+    if done.is_file() and json.loads(done.read_text("utf-8")) == record:
+        return paths
+    parts: dict[str, dict[str, dict]] = {}
+    for part, place in (("train", "train"), ("valid", "train"), ("test", "test")):
+        voices = by_speaker(read_manifest(said[place], target_folder))
+        if speaker not in voices:
+            raise DsuError(f"FSDD: no speaker '{speaker}', there are {sorted(voices)}")
+        chosen = _takes(voices[speaker], takes)
+        draw = random.Random(f"{seed}:{part}")
+        parts[part] = {}
+        for name, entry in sorted(read_manifest(heard[part], _DATA).items()):
+            kind, *digits = entry["content"].split(".")
+            if kind != "d" or entry["language"] != language:
+                continue
+            wavs = [draw.choice(chosen[int(digit)]) for digit in digits]
+            place_of = f"targets/{part}/{name}.wav"
+            (save_folder / place_of).parent.mkdir(parents=True, exist_ok=True)
+            write_audio(save_folder / place_of, join(wavs, pause, draw), RATE)
+            text = " ".join(WORDS[int(digit)] for digit in digits)
+            parts[part][name] = _pair(entry, f"{_TARGET}/{place_of}", text)
+        if not parts[part]:
+            raise DsuError(f"{data_folder}: {part} has no digit strings of {language}")
+    _write(parts, save_folder)
+    write_json(done, record)
+    return paths
+
+
+def _takes(entries: Sequence[Mapping], takes: int) -> dict[int, list[str]]:
+    found: dict[int, list[str]] = {}
+    for entry in entries:
+        of_digit = found.setdefault(entry["digit"], [])
+        if len(of_digit) < takes:
+            of_digit.append(entry["wav"])
+    return found
+
+
+def _pair(source: Mapping, target_wav: str, text: str) -> dict:
+    return {
+        "wav": source["wav"],
+        "duration": source["duration"],
+        "spk_id": source["spk_id"],
+        "source_text": source["text"],
+        "target_wav": target_wav,
+        "text": text,
+    }
+
+
+def _write(parts: Mapping[str, Mapping], folder: Path) -> dict[str, Path]:
+    paths = {}
+    for name, entries in parts.items():
+        if not entries:
+            raise DsuError(f"{folder}: no pairs for {name}")
+        paths[name] = folder / f"{name}.json"
+        write_json(paths[name], entries)
+    return paths
