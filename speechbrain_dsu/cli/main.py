@@ -23,6 +23,7 @@ COMMANDS = (
     "export",
     "push",
     "demo",
+    "transcribe",
     "continue",
     "eval",
     "bench",

@@ -8,6 +8,7 @@ import importlib
 
 _PLACES = {
     "UnitTokenizer": "tokenizer",
+    "UnitASR": "asr",
     "SpeechLM": "lm",
     "Interface": "interfaces",
     "Bundle": "bundles",

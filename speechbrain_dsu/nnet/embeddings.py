@@ -1,6 +1,6 @@
 """What a sequence model reads: ids or frames to vectors of its size."""
 
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from speechbrain_dsu.nnet.quantizers.base import Quantizer
 from speechbrain_dsu.tokens.vocabulary import Vocabulary
 from speechbrain_dsu.utils.errors import DsuError
 
-Combine = Literal["sum", "attention"]
+Combine = Literal["sum", "attention", "concat"]
 
 
 class Sequences(Protocol):
@@ -28,7 +28,9 @@ class UnitEmbedding(nn.Module):
     A layout of several streams has a table for each of them, looked up at once. The
     streams of a step are added (MusicGen, Copet et al. 2023, section 2.2), or weighed
     by attention: a score for each vector, softmax over the streams, as DASB (Mousavi
-    et al. 2024) weighs codebooks, and SSL layers where a codebook is a layer.
+    et al. 2024) weighs codebooks, and SSL layers where a codebook is a layer. Or they
+    are put one behind the other and mapped together, as dMel (Bai et al. 2024) reads
+    its 80 channels: with many streams a small ``width`` does.
 
     Arguments
     ---------
@@ -40,7 +42,7 @@ class UnitEmbedding(nn.Module):
         Size of the vectors in the tables; if it is not ``dim``, a product without
         bias maps one to the other.
     combine : str
-        "sum" or "attention"; matters with several streams only.
+        "sum", "attention" or "concat"; matters with several streams only.
 
     Raises
     ------
@@ -64,8 +66,9 @@ class UnitEmbedding(nn.Module):
         combine: Combine = "sum",
     ):
         super().__init__()
-        if combine not in ("sum", "attention"):
-            raise DsuError(f"combine must be 'sum' or 'attention', got '{combine}'")
+        if combine not in get_args(Combine):
+            known = ", ".join(f"'{name}'" for name in get_args(Combine))
+            raise DsuError(f"combine must be one of {known}, got '{combine}'")
         self.layout = layout
         self.vocabulary, self.streams = layout.vocabulary, layout.streams
         self.dim, self.combine = dim, combine
@@ -74,7 +77,8 @@ class UnitEmbedding(nn.Module):
         self.table = nn.Embedding(self.streams * size, width)
         # Sums of some streams then have the size of the vectors of others.
         nn.init.normal_(self.table.weight, std=width**-0.5)
-        self.map = nn.Identity() if width == dim else nn.Linear(width, dim, bias=False)
+        read = width * (self.streams if combine == "concat" else 1)
+        self.map = nn.Identity() if read == dim else nn.Linear(read, dim, bias=False)
         self.score = None
         if combine == "attention" and self.streams > 1:
             self.score = nn.Sequential(
@@ -103,6 +107,8 @@ class UnitEmbedding(nn.Module):
         if self.streams == 1:
             return self.map(self.table(ids[..., 0]))
         vectors = self.table(ids + self.first)
+        if self.combine == "concat":
+            return self.map(vectors.flatten(2))
         if self.score is None:
             return self.map(vectors.sum(2))
         weights = self.score(vectors).softmax(2)

@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from speechbrain_dsu.nnet.quantizers.base import Quantizer
 from speechbrain_dsu.tokenizers.base import Tokenizer
+from speechbrain_dsu.tokenizers.batching import valid_items
 from speechbrain_dsu.utils.audio import AudioReader
 from speechbrain_dsu.utils.errors import DsuError
 
@@ -127,6 +129,30 @@ class FeatureTokenizer(Tokenizer):
         for frames in self.chunked(reader, chunk_seconds, field, run):
             scaled = self.features.apply_statistics(frames, mean.float(), std.float())
             yield self.quantizer.encode(scaled.unsqueeze(0), keep)[0]
+
+    @torch.no_grad()
+    def frames(self, wav: Tensor, sample_rate: int | None = None) -> Tensor:
+        """The continuous frames ``[frames, dim]`` that ``encode`` quantizes.
+
+        For baselines that read what the units are made of.
+
+        Arguments
+        ---------
+        wav : Tensor
+            One recording, ``[time]``.
+        sample_rate : int, optional
+            Of ``wav`` in hertz; it is resampled if the model's differs.
+
+        Returns
+        -------
+        Tensor
+            As many as there are tokens.
+        """
+        items = valid_items(wav[None], None, sample_rate, self.sample_rate)
+        wav = self._fill(items[0].to(self.device))
+        if not len(items[0]):
+            return wav.new_zeros(0, self.features.dim)
+        return self.features(wav[None], None)[0]
 
     def count_samples(self, n_frames: int) -> int:
         """Samples of the vocoder."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+from speechbrain_dsu.tokens.vocabulary import Vocabulary
 from speechbrain_dsu.utils.errors import DsuError
 
 
@@ -123,3 +124,48 @@ class Words:
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ids, a space between words."""
         return " ".join(self.words[index] for index in ids)
+
+
+class Transcripts:
+    """Texts as a recogniser writes them: symbols, and the special ids of its searches.
+
+    Ids of the symbols come first, so raw ids of texts are the model's.
+
+    Arguments
+    ---------
+    symbols : str or sequence of str
+        Letters (see ``Characters``) or words (see ``Words``).
+
+    Example
+    -------
+    >>> transcripts = Transcripts(["zero", "one"])
+    >>> transcripts.encode("one zero"), transcripts.size, transcripts.vocabulary.eos
+    ([1, 0], 6, 4)
+    >>> transcripts.decode([1, 4])
+    'one'
+    """
+
+    def __init__(self, symbols: str | Sequence[str]):
+        letters = isinstance(symbols, str)
+        self.text: Text = Characters(symbols) if letters else Words(symbols)
+        specials = ("<pad>", "<bos>", "<eos>", "<blank>")
+        self.vocabulary = Vocabulary(text=self.text.size, specials=specials)
+
+    @property
+    def size(self) -> int:
+        """Number of ids, the special ones included."""
+        return self.vocabulary.size
+
+    @property
+    def blank(self) -> int:
+        """Id of the blank of CTC and transducers."""
+        return self.vocabulary["<blank>"]
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text."""
+        return self.text.encode(text)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of ids; special ones write nothing."""
+        found = self.text.decode(i for i in map(int, ids) if i < self.text.size)
+        return " ".join(found.split())

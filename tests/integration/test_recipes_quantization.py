@@ -72,24 +72,34 @@ def test_the_files_of_a_row_exist(row):
 
 
 def with_procedures(script):
-    """A script and the functions of ``training`` that do its work."""
-    text = script
-    for name, wanted in re.findall(
-        r"speechbrain_dsu\.training\.(\w+) import (.+)", script
-    ):
+    """A script and the functions of ``training`` that do its work, other modules'
+    that they call included."""
+    text, todo, done = script, set(procedures(script)), set()
+    while todo:
+        name, function = todo.pop()
+        done.add((name, function))
         module = importlib.import_module(f"speechbrain_dsu.training.{name}")
-        functions = dict(inspect.getmembers(module, inspect.isfunction))
-        functions = {
-            k: f for k, f in functions.items() if f.__module__ == module.__name__
-        }
-        todo, done = set(wanted.split(", ")), set()
-        while todo:
-            source = inspect.getsource(functions[todo.pop()])
-            text += source
-            called = {k for k in functions if re.search(rf"\b{k}\(", source)}
-            todo |= called - done
-            done |= called
+        found = getattr(module, function)
+        if not inspect.isfunction(found):
+            continue
+        source = inspect.getsource(found)
+        text += source
+        own = dict(inspect.getmembers(module, inspect.isfunction))
+        called = {k for k in own if re.search(rf"\b{k}\(", source)}
+        todo |= {
+            (own[k].__module__.removeprefix("speechbrain_dsu.training."), k)
+            for k in called
+            if own[k].__module__.startswith("speechbrain_dsu.training.")
+        } - done
     return text
+
+
+def procedures(script):
+    """What a script imports from ``training``: (module, name)."""
+    pattern = r"speechbrain_dsu\.training\.(\w+) import (.+)"
+    for name, wanted in re.findall(pattern, script):
+        for function in wanted.split(", "):
+            yield name, function
 
 
 @each_row
