@@ -16,11 +16,7 @@ from speechbrain_dsu.training.averaging import WeightAverage
 from speechbrain_dsu.training.checkpoints import RandomState
 from speechbrain_dsu.training.epoch_log import EpochLog
 from speechbrain_dsu.training.guard import NonFiniteGuard, batch_ids
-from speechbrain_dsu.training.steps import (
-    clip_gradients,
-    has_gradients,
-    weigh_losses,
-)
+from speechbrain_dsu.training.steps import clip_gradients, has_gradients, weigh_losses
 
 logger = logging.getLogger(__name__)
 
@@ -136,6 +132,12 @@ class UnitBrain(sb.Brain):
             self.checkpointer.add_recoverable(name, thing)
 
     # Optimisers.
+
+    def on_fit_start(self) -> None:
+        """Begin averages at the first rank's weights, which all ranks begin at."""
+        super().on_fit_start()
+        if self.ema is not None and self.optimizer_step == 0:
+            self.ema.restart()
 
     def init_optimizers(self) -> None:
         """One optimiser for everything that is trained."""
@@ -323,12 +325,16 @@ class UnitBrain(sb.Brain):
         super()._fit_train(train_set, epoch, enable)
 
     def _fit_valid(self, valid_set: Any, epoch: int, enable: bool) -> None:
+        self.validate(valid_set, epoch, enable)
+        self.end_epoch(epoch)
+
+    def validate(self, valid_set: Any, epoch: int, enable: bool = False) -> None:
+        """Take the losses of a loader, by the averaged weights: ``stats["valid"]``."""
         # The same random masks in every epoch, and none taken from the training's.
         devices = [self.device] if self.device_type == "cuda" else []
         with torch.random.fork_rng(devices), self.averaged():
             torch.manual_seed(0)
             super()._fit_valid(valid_set, epoch, enable)
-        self.end_epoch(epoch)
 
     def _should_save_intra_epoch_ckpt(
         self, last_ckpt_time: float, steps_since_ckpt: int

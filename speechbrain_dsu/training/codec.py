@@ -18,7 +18,7 @@ from speechbrain_dsu.nnet.losses.adversarial import (
 )
 from speechbrain_dsu.nnet.losses.balancer import LossBalancer
 from speechbrain_dsu.training.brain import UnitBrain
-from speechbrain_dsu.training.finetune import load_run
+from speechbrain_dsu.training.finetune import load_released, load_run
 from speechbrain_dsu.training.steps import weigh_losses
 from speechbrain_dsu.utils.errors import DsuError
 from speechbrain_dsu.utils.lengths import absolute_lengths
@@ -94,13 +94,16 @@ class CodecBrain(UnitBrain):
     finetune_from : str or Path, optional
         ``save`` folder of another run: start from its best weights, discriminators
         and optimisers included.
+    released : nn.Module, optional
+        A released codec: start from its weights, whatever ``finetune_from`` gives
+        beside them. Either way validation is taken before the first step, too.
     **brain
         As for ``UnitBrain``.
 
     Raises
     ------
     DsuError
-        If a discriminator has no optimiser.
+        If a discriminator has no optimiser, or the teacher another sample rate.
 
     Example
     -------
@@ -148,11 +151,16 @@ class CodecBrain(UnitBrain):
         depths: Sequence[int] = (),
         metrics: Mapping[str, Callable[..., Any]] | None = None,
         finetune_from: str | Path | None = None,
+        released: nn.Module | None = None,
         **brain: Any,
     ):
         modules = dict(modules)
         if "discriminator" in modules and discriminator_opt is None:
             raise DsuError("a discriminator needs discriminator_opt")
+        heard = getattr(modules.get("teacher"), "sample_rate", None)
+        if heard not in (None, modules["codec"].sample_rate):
+            rate = modules["codec"].sample_rate
+            raise DsuError(f"a teacher at {heard} Hz of a codec at {rate} Hz")
         if balancer is not None:
             modules["balancer"] = balancer
         # Discriminators are never exported: only the codec is averaged.
@@ -167,7 +175,8 @@ class CodecBrain(UnitBrain):
         self.discriminator_scheduler = discriminator_scheduler
         self.quantize_from = quantize_from
         self.adversarial_from, self.kind = adversarial_from, adversarial_kind
-        self.metrics, self.finetune_from = dict(metrics or {}), finetune_from
+        self.metrics = dict(metrics or {})
+        self.finetune_from, self.released, self._watched = finetune_from, released, None
 
     # Optimisers.
 
@@ -185,11 +194,26 @@ class CodecBrain(UnitBrain):
             optimizer = self.discriminator_opt(self.modules.discriminator.parameters())
             self.add_optimizer("judges", optimizer, self.discriminator_scheduler)
 
+    def make_dataloader(self, dataset: Any, stage: sb.Stage, *args: Any, **kwargs: Any):
+        """As in ``UnitBrain``; that of validation is also heard before a tuning."""
+        loader = super().make_dataloader(dataset, stage, *args, **kwargs)
+        if stage == sb.Stage.VALID:
+            self._watched = loader
+        return loader
+
     def on_fit_start(self) -> None:
-        """Go on from a checkpoint; else, when fine-tuning, begin at the other run."""
+        """Go on from a checkpoint; else, when fine-tuning, begin where others ended."""
         super().on_fit_start()
-        if self.finetune_from is not None and self.optimizer_step == 0:
+        if self.optimizer_step > 0:
+            return
+        if self.finetune_from is not None:
             load_run(self, self.finetune_from)
+        if self.released is not None:
+            load_released(self, {"codec": self.released})
+        tuning = self.finetune_from is not None or self.released is not None
+        if tuning and self._watched is not None:
+            self.validate(self._watched, 0)
+            self.log.write({"epoch": 0, **self._meta()}, valid=self.stats["valid"])
 
     # One batch.
 
@@ -228,7 +252,7 @@ class CodecBrain(UnitBrain):
         losses = dict(output.quantized.losses)
         for part in self.reconstruction:
             losses |= _compare(part, output, wavs, lens)
-        if "distillation" in self.modules:
+        if "distillation" in self.modules and output.quantized.usage:
             losses |= self._distil(output, wavs, lens)
         step = CodecStep(losses, output.quantized.usage, output.audio, wavs, lens)
         if stage != sb.Stage.TRAIN:

@@ -9,6 +9,7 @@ from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain_dsu.dataio.manifest import AudioItem
 from speechbrain_dsu.dataio.training_data import SpeechSegments
 from speechbrain_dsu.training.codec import CodecBrain
+from speechbrain_dsu.training.finetune import STATE_SUFFIX
 from speechbrain_dsu.utils.paths import hparams_dir
 
 
@@ -16,6 +17,7 @@ def train_codec(
     hparams: Mapping[str, Any],
     train: Sequence[AudioItem],
     valid: Sequence[AudioItem],
+    open_bundle: Callable[..., Any] | None = None,
 ) -> CodecBrain | None:
     """Train a codec recipe's system.
 
@@ -26,9 +28,11 @@ def train_codec(
         ``steps`` (of the optimiser, in all), ``batch_items``, ``max_minutes``;
         ``data``: arguments of ``SpeechSegments``; ``valid_seconds``: of a recording
         in validation; ``training``: arguments of ``CodecBrain``, with ``modules``
-        beside the codec.
+        beside the codec; its ``finetune_from`` may also be a bundle's name or folder.
     train, valid : sequence of AudioItem
         The data.
+    open_bundle : callable, optional
+        ``inference.UnitTokenizer.from_hparams``, for fine-tuning from a bundle.
 
     Returns
     -------
@@ -40,6 +44,7 @@ def train_codec(
     heard = SpeechSegments(train, codec.sample_rate, **options)
     watched = SpeechSegments(valid, codec.sample_rate, hparams["valid_seconds"])
     training = dict(hparams["training"])
+    training |= starting_point(training.get("finetune_from"), open_bundle)
     brain = CodecBrain(
         {"codec": codec, **training.pop("modules", {})},
         run_opts=hparams["run_opts"],
@@ -63,11 +68,40 @@ def train_codec(
     return brain
 
 
+def starting_point(
+    source: str | Path | None, open_bundle: Callable[..., Any] | None = None
+) -> dict[str, Any]:
+    """What ``CodecBrain`` is given to fine-tune from.
+
+    Arguments
+    ---------
+    source : str or Path or None
+        The ``save`` folder of a run; or a bundle's name or folder, from which the
+        codec is taken, with discriminators and optimisers where a training state
+        lies beside the folder (see ``finetune.export_state``).
+    open_bundle : callable, optional
+        ``inference.UnitTokenizer.from_hparams``; without it every source is a run's.
+
+    Returns
+    -------
+    dict
+        ``finetune_from`` and ``released``, each perhaps None.
+    """
+    run = source is None or any(Path(source).glob("CKPT+*"))
+    if run or open_bundle is None:
+        return {"finetune_from": source, "released": None}
+    bundle = open_bundle(str(source), run_opts={"device": "cpu"})
+    state = bundle.folder.with_name(bundle.folder.name + STATE_SUFFIX)
+    codec = bundle.mods.tokenizer.codec
+    return {"finetune_from": state if state.is_dir() else None, "released": codec}
+
+
 def train_and_seal_codec(
     hparams: Mapping[str, Any],
     train: Sequence[AudioItem],
     valid: Sequence[AudioItem],
     seal: Callable[..., Any],
+    open_bundle: Callable[..., Any] | None = None,
 ) -> None:
     """Train a codec recipe's system and write it as a bundle.
 
@@ -80,10 +114,12 @@ def train_and_seal_codec(
         The data.
     seal : callable
         ``inference.save_bundle``.
+    open_bundle : callable, optional
+        As for ``train_codec``.
     """
     from speechbrain.utils.distributed import run_on_main
 
-    brain = train_codec(hparams, train, valid)
+    brain = train_codec(hparams, train, valid, open_bundle)
     if brain is None or "bundle" not in hparams:
         return
     tokenizer = hparams["system"]["tokenizer"].eval().cpu()

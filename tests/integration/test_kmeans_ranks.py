@@ -1,14 +1,9 @@
 """K-means on two ranks: the centres of one rank, and no waiting for each other."""
 
-import datetime
-import os
-import socket
-
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
+from helpers.ranks import on_two_ranks
 from speechbrain_dsu.evaluation.bench.kmeans import BlobFrames
 from speechbrain_dsu.training.kmeans import fit_kmeans
 from speechbrain_dsu.utils.errors import DsuError
@@ -28,7 +23,6 @@ OPTIONS = {
     "update_frames": 700,
     "progress": False,
 }
-LIMIT = 60
 
 
 def joined():
@@ -36,36 +30,6 @@ def joined():
     for index in range(max(map(len, SHARES))):
         parts = [share[index] for share in SHARES if index < len(share)]
         yield torch.cat(parts)
-
-
-def worker(rank, port, job, folder):
-    torch.set_num_threads(1)
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group(
-        "gloo",
-        rank=rank,
-        world_size=2,
-        timeout=datetime.timedelta(seconds=LIMIT // 2),
-    )
-    try:
-        torch.save(job(rank, folder), folder / f"rank{rank}")
-    finally:
-        dist.destroy_process_group()
-
-
-def on_two_ranks(job, folder):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    context = mp.spawn(worker, (port, job, folder), nprocs=2, join=False)
-    try:
-        if not context.join(timeout=LIMIT) and not context.join(timeout=LIMIT):
-            pytest.fail(f"two ranks did not finish in {2 * LIMIT} s")
-    finally:
-        for process in context.processes:
-            if process.is_alive():
-                process.kill()
-    return [torch.load(folder / f"rank{rank}") for rank in (0, 1)]
 
 
 def plain(rank, folder):

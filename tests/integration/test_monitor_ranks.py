@@ -1,20 +1,14 @@
 """Two ranks and one with the joined batch: growth, usage counts, online clusters."""
 
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
+from helpers.ranks import mine, on_two_ranks
 from speechbrain_dsu.evaluation.health import CodebookMonitor
 from speechbrain_dsu.nnet.quantizers.codebook import Codebook
 from speechbrain_dsu.nnet.quantizers.growing import GrowingCodebook
 from speechbrain_dsu.nnet.quantizers.online import OnlineClusters
 
-ROOT = Path(__file__).resolve().parents[2]
 DIM, STEPS = 4, 6
 # Rank 1 holds no valid frame at all in the second batch.
 LENS = [torch.tensor([1.0, 0.6, 0.3, 1.0]), torch.tensor([0.5, 1.0, 0.0, 0.0])]
@@ -25,11 +19,6 @@ def batches(dim=DIM):
     generator = torch.Generator().manual_seed(5)
     for step in range(STEPS):
         yield torch.randn(4, 10, dim, generator=generator) + step, LENS[step % 2]
-
-
-def mine(rank):
-    """Items of a rank; all of them for the one rank that holds the joined batch."""
-    return slice(None) if rank is None else slice(2 * rank, 2 * rank + 2)
 
 
 def grown(rank):
@@ -88,43 +77,14 @@ CASES = {
 }
 
 
-def work(rank, port, folder):
+def work(rank, folder):
     """One rank: items 2 * rank and 2 * rank + 1 of every batch."""
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2
-    )
-    states = {name: case(rank) for name, case in CASES.items()}
-    torch.save(states, Path(folder) / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
+    return {name: case(rank) for name, case in CASES.items()}
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, __file__, str(port), str(folder)]
-    workers = [
-        subprocess.Popen(
-            [*command, str(rank)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
-    try:
-        outputs = [worker.communicate(timeout=120)[0] for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-    for worker, output in zip(workers, outputs, strict=True):
-        assert worker.returncode == 0, output[-3000:]
-    return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
+    return on_two_ranks(work, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -147,7 +107,3 @@ def test_the_cases_show_something():
     assert max(draws) > 0
     alone = [monitored(rank)["health"][0] for rank in (0, 1)]
     assert min(alone) > 0 and sum(alone) == monitored(None)["health"][0]
-
-
-if __name__ == "__main__":
-    work(int(sys.argv[3]), sys.argv[1], sys.argv[2])

@@ -1,15 +1,11 @@
 """Two ranks learn what one rank learns from the joined batch, and nobody waits."""
 
 import copy
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
+from helpers.ranks import mine, on_two_ranks
 from speechbrain_dsu.nnet.quantizers.codebook import Codebook
 from speechbrain_dsu.nnet.quantizers.composed import Projected
 from speechbrain_dsu.nnet.quantizers.composed_additive import AdditiveVQ
@@ -17,7 +13,6 @@ from speechbrain_dsu.nnet.quantizers.grouped import GroupedVQ
 from speechbrain_dsu.nnet.quantizers.residual import ResidualVQ
 from speechbrain_dsu.nnet.quantizers.statistics import paused
 
-ROOT = Path(__file__).resolve().parents[2]
 DIM, STEPS = 6, 6
 QUANTIZERS = {
     "vq": lambda: Codebook(8, DIM, decay=0.8, revive_below=0.3),
@@ -51,21 +46,15 @@ def learned(quantizer):
     return {k: v for k, v in quantizer.state_dict().items() if "project" not in k}
 
 
-def work(rank, port, folder):
+def work(rank, folder):
     """One rank: items 2 * rank and 2 * rank + 1 of every batch."""
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2
-    )
     states = {}
     for name in QUANTIZERS:
         quantizer = build(name, rank)
         for latents, lens in batches():
-            mine = slice(2 * rank, 2 * rank + 2)
-            quantizer(latents[mine], lens[mine])
+            quantizer(latents[mine(rank)], lens[mine(rank)])
         states[name] = learned(quantizer)
-    states["hang"] = never_waits(rank)
-    torch.save(states, Path(folder) / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
+    return {**states, "hang": never_waits(rank)}
 
 
 def never_waits(rank):
@@ -87,31 +76,7 @@ def never_waits(rank):
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, __file__, str(port), str(folder)]
-    workers = [
-        subprocess.Popen(
-            [*command, str(rank)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
-    try:
-        outputs = [worker.communicate(timeout=240)[0] for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-    for worker, output in zip(workers, outputs, strict=True):
-        assert worker.returncode == 0, output[-3000:]
-    return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
+    return on_two_ranks(work, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("name", QUANTIZERS)
@@ -134,7 +99,3 @@ def test_ranks_may_differ_in_what_they_hold_and_do(ranks):
     one, other = (states["hang"] for states in ranks)
     for key in one:
         torch.testing.assert_close(one[key], other[key])
-
-
-if __name__ == "__main__":
-    work(int(sys.argv[3]), sys.argv[1], sys.argv[2])
