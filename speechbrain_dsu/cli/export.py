@@ -6,6 +6,9 @@ weights needs no run: give its YAML file.
 
 With --onnx, RUN is a codec's bundle (a folder or a shipped name), and its encoder,
 quantizer and decoder are written to DIR as ONNX graphs.
+
+With --training-state, DIR gets what others need to go on with RUN's training: weights,
+discriminators and optimisers, which finetune_from takes.
 """
 
 import argparse
@@ -36,6 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--onnx", action="store_true", help="a codec's bundle to ONNX graphs"
     )
+    parser.add_argument(
+        "--training-state",
+        action="store_true",
+        help="discriminators and optimisers for fine-tuning; no bundle",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a bundle")
 
 
@@ -43,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
     """Load the checkpoint strictly and seal it; or write a bundle's graphs."""
     if args.onnx:
         return _export_onnx(args)
+    if args.training_state:
+        return _export_state(args)
     from speechbrain_dsu.inference.bundles import save_bundle
     from speechbrain_dsu.inference.flatten import flatten_yaml
     from speechbrain_dsu.inference.loading import load_yaml
@@ -80,6 +90,22 @@ def _export_onnx(args: argparse.Namespace) -> int:
     tokenizer = load_tokenizer(args.run_folder, device="cpu")
     for path in export_onnx(tokenizer, args.out):
         print(path)
+    return 0
+
+
+def _export_state(args: argparse.Namespace) -> int:
+    from speechbrain_dsu.training.finetune import export_state
+
+    given = (args.system, args.half, args.min_key, args.max_key)
+    if any(given):
+        raise DsuError(
+            "--training-state takes the checkpoint of the lowest loss as it is: no "
+            "--system, --half, --min-key or --max-key"
+        )
+    found = export_state(
+        Path(args.run_folder) / "save", args.out, overwrite=args.overwrite
+    )
+    print(f"{args.out}: from {found.path}")
     return 0
 
 

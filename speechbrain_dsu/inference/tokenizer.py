@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from speechbrain_dsu.inference.interfaces import Interface
 from speechbrain_dsu.tokenizers.streaming import DecodeStream, TokenStream
@@ -132,6 +132,21 @@ class UnitTokenizer(Interface):
     def embed(self, tokens: Tokens) -> Tensor:
         """Vectors ``[batch, frames, dim]`` behind the tokens."""
         return self.mods.tokenizer.embed(tokens)
+
+    @property
+    def features(self) -> nn.Module:
+        """What gives the frames that are quantized, frozen: ``(wavs, counts)`` to
+        ``[batch, frames, dim]``. A teacher for other trainings.
+
+        Raises
+        ------
+        DsuError
+            If the tokenizer is a codec.
+        """
+        tokenizer = self.mods.tokenizer
+        if not hasattr(tokenizer, "features"):
+            raise DsuError(f"{type(tokenizer).__name__} has no frames to learn from")
+        return tokenizer.features
 
     @property
     def sample_rate(self) -> int:

@@ -11,7 +11,7 @@ from speechbrain.utils.distributed import run_on_main
 from speechbrain_dsu.dataio import corpora
 from speechbrain_dsu.dataio.corpora.synth import prepare_synth
 from speechbrain_dsu.dataio.training_data import mixed_items
-from speechbrain_dsu.inference import save_bundle
+from speechbrain_dsu.inference import UnitTokenizer, save_bundle
 from speechbrain_dsu.training.codec_recipe import train_and_seal_codec
 from speechbrain_dsu.training.experiment import experiment
 
@@ -27,4 +27,5 @@ if __name__ == "__main__":
                     path = f"{options['save_folder']}/{part}.json"
                     found[name] = corpora.read_manifest(path, options["data_folder"])
         train, valid = (mixed_items(parts[part], hours[part]) for part in parts)
-        train_and_seal_codec(hparams, train, valid, save_bundle)
+        released = UnitTokenizer.from_hparams
+        train_and_seal_codec(hparams, train, valid, save_bundle, released)

@@ -10,7 +10,7 @@ from speechbrain.utils.distributed import run_on_main
 
 from speechbrain_dsu.dataio.corpora import prepare_ljspeech
 from speechbrain_dsu.dataio.manifest import read_items
-from speechbrain_dsu.inference import save_bundle
+from speechbrain_dsu.inference import UnitTokenizer, save_bundle
 from speechbrain_dsu.training.codec_recipe import train_and_seal_codec
 from speechbrain_dsu.training.experiment import experiment
 
@@ -20,4 +20,5 @@ if __name__ == "__main__":
         folder = hparams["data_folder"]
         train = read_items(hparams["train_json"], folder)
         valid = read_items(hparams["valid_json"], folder)
-        train_and_seal_codec(hparams, train, valid, save_bundle)
+        released = UnitTokenizer.from_hparams
+        train_and_seal_codec(hparams, train, valid, save_bundle, released)
