@@ -24,6 +24,7 @@ COMMANDS = (
     "push",
     "demo",
     "transcribe",
+    "translate",
     "continue",
     "eval",
     "bench",

@@ -84,7 +84,7 @@ def translate(
         raise DsuError(f"a sampler and beams={beams}: take one of the two")
     layout = model.steps.layout
     memory, memory_lens = model.read(source, lens)
-    counts = absolute_lengths(memory_lens, memory.shape[1]).to(memory.device)
+    counts = absolute_lengths(lens, source.shape[1], len(source)).to(memory.device)
     # Short sources: at least a word's units.
     cap = LengthCap(float(model.pace), _SLACK, min(50, longest), longest)
     session = model.session(memory, memory_lens)

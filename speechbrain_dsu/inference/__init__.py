@@ -7,6 +7,7 @@ SpeechBrain, which only the interfaces need.
 import importlib
 
 _PLACES = {
+    "SpeechTranslator": "translation",
     "UnitTokenizer": "tokenizer",
     "UnitASR": "asr",
     "SpeechLM": "lm",

@@ -102,7 +102,7 @@ def prepare_fsdd_strings(
             key = f"{name}-{number:05}"
             speaker = draw.choice(sorted(takes))
             chosen = draw.choices(takes[speaker], k=draw.randint(*digits))
-            wav = join([entry["wav"] for entry in chosen], pause, draw)
+            wav = _join([entry["wav"] for entry in chosen], pause, draw)
             place = f"strings/{name}/{key}.wav"
             (save_folder / place).parent.mkdir(parents=True, exist_ok=True)
             write_audio(save_folder / place, wav, RATE)
@@ -130,7 +130,7 @@ def by_speaker(entries: Mapping[str, dict]) -> dict[str, list[dict]]:
     return found
 
 
-def join(paths: Sequence[str], pause: Sequence[float], draw: random.Random) -> Tensor:
+def _join(paths: Sequence[str], pause: Sequence[float], draw: random.Random) -> Tensor:
     """Recordings with pauses of noise: digital silence would give the seams away."""
     parts: list[Tensor] = []
     for path in paths:

@@ -2,26 +2,26 @@
 
 A pair manifest has one entry for a pair: ``wav`` and ``source_text`` of the source,
 ``target_wav`` and ``text`` of the target, ``duration`` (of the source, seconds). Paths
-of the source begin with ``{data_root}``, those of the target with ``{target_root}``.
+of the source begin with ``{data_root}``, those of the target with ``{target_root}``. A
+target that is put together has a list of recordings.
 """
 
-import json
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
+
 from speechbrain_dsu.dataio.corpora.fsdd import WORDS, prepare_fsdd
-from speechbrain_dsu.dataio.corpora.fsdd_strings import RATE, by_speaker, join
+from speechbrain_dsu.dataio.corpora.fsdd_strings import RATE, by_speaker
 from speechbrain_dsu.dataio.corpora.manifests import write_json
 from speechbrain_dsu.dataio.corpora.mixing import read_manifest
 from speechbrain_dsu.dataio.corpora.synth import pairs_of, prepare_synth
 from speechbrain_dsu.dataio.corpora.synth_text import part_of
-from speechbrain_dsu.utils.audio import write_audio
+from speechbrain_dsu.utils.audio import read_audio, write_audio
 from speechbrain_dsu.utils.errors import DsuError
-from speechbrain_dsu.utils.fingerprint import hash_file
 
 _DATA, _TARGET = "{data_root}", "{target_root}"
-_RECORD = "pairs.json"
 
 
 def read_pairs(
@@ -101,15 +101,16 @@ def prepare_digit_pairs(
     save_folder: str | Path,
     language: str = "es",
     speaker: str = "jackson",
-    takes: int = 8,
-    pause: Sequence[float] = (0.05, 0.05),
+    takes: int = 5,
+    pause: float = 0.04,
     seed: int = 1234,
 ) -> dict[str, Path]:
     """Generated digit strings of a language beside the same digits by a real speaker.
 
-    Targets of train and valid are made of the same few takes of FSDD's training part:
-    the fewer, the less has a model to guess. Those of test are from its test part, and
-    are there to listen to: a translation says the digits, not a take.
+    A target is a list of recordings, one for each digit, with half a pause of faint
+    noise on either side: so few recordings have to be turned into units once. Those of
+    train and valid are the first takes of FSDD's training part; the fewer, the less has
+    a model to guess. Those of test are of its test part.
 
     Arguments
     ---------
@@ -119,23 +120,23 @@ def prepare_digit_pairs(
     target_folder : str or Path
         FSDD.
     save_folder : str or Path
-        Gets the targets (8 kHz WAV) below ``targets`` and the manifests; it is what
-        ``{target_root}`` stands for.
+        Gets the recordings of digits (8 kHz WAV) below ``targets`` and the manifests;
+        it is what ``{target_root}`` stands for.
     language : str
         Of the source.
     speaker : str
         Of FSDD.
     takes : int
         Recordings of each digit.
-    pause : (float, float)
-        Seconds between two digits, drawn for each.
+    pause : float
+        Seconds between two digits.
     seed : int
         Of what is drawn.
 
     Returns
     -------
     dict
-        ``{"train": path, ...}``.
+        ``{"train": path, "valid": path, "test": path}``.
 
     Raises
     ------
@@ -145,22 +146,12 @@ def prepare_digit_pairs(
     save_folder = Path(save_folder)
     heard = prepare_synth(data_folder, save_folder / "synth")
     said = prepare_fsdd(target_folder, save_folder / "fsdd", seed=seed)
-    record = {
-        "manifests": {
-            k: hash_file(v) for k, v in {**heard, "fsdd": said["train"]}.items()
-        },
-        "options": [language, speaker, takes, list(pause), seed],
-    }
-    paths = {part: save_folder / f"{part}.json" for part in ("train", "valid", "test")}
-    done = save_folder / _RECORD
-    if done.is_file() and json.loads(done.read_text("utf-8")) == record:
-        return paths
     parts: dict[str, dict[str, dict]] = {}
     for part, place in (("train", "train"), ("valid", "train"), ("test", "test")):
         voices = by_speaker(read_manifest(said[place], target_folder))
         if speaker not in voices:
             raise DsuError(f"FSDD: no speaker '{speaker}', there are {sorted(voices)}")
-        chosen = _takes(voices[speaker], takes)
+        chosen = _takes(voices[speaker], takes, pause, save_folder, seed)
         draw = random.Random(f"{seed}:{part}")
         parts[part] = {}
         for name, entry in sorted(read_manifest(heard[part], _DATA).items()):
@@ -168,28 +159,35 @@ def prepare_digit_pairs(
             if kind != "d" or entry["language"] != language:
                 continue
             wavs = [draw.choice(chosen[int(digit)]) for digit in digits]
-            place_of = f"targets/{part}/{name}.wav"
-            (save_folder / place_of).parent.mkdir(parents=True, exist_ok=True)
-            write_audio(save_folder / place_of, join(wavs, pause, draw), RATE)
             text = " ".join(WORDS[int(digit)] for digit in digits)
-            parts[part][name] = _pair(entry, f"{_TARGET}/{place_of}", text)
+            parts[part][name] = _pair(entry, wavs, text)
         if not parts[part]:
             raise DsuError(f"{data_folder}: {part} has no digit strings of {language}")
-    _write(parts, save_folder)
-    write_json(done, record)
-    return paths
+    return _write(parts, save_folder)
 
 
-def _takes(entries: Sequence[Mapping], takes: int) -> dict[int, list[str]]:
+def _takes(
+    entries: Sequence[Mapping], takes: int, pause: float, folder: Path, seed: int
+) -> dict[int, list[str]]:
+    """The first takes of each digit, written with silence around them."""
     found: dict[int, list[str]] = {}
+    (folder / "targets").mkdir(parents=True, exist_ok=True)
+    silence = round(pause / 2 * RATE)
     for entry in entries:
         of_digit = found.setdefault(entry["digit"], [])
-        if len(of_digit) < takes:
-            of_digit.append(entry["wav"])
+        if len(of_digit) == takes:
+            continue
+        place = f"targets/{Path(entry['wav']).stem}.wav"
+        # Digital silence would give the seams away.
+        noise = torch.Generator().manual_seed(seed + len(of_digit))
+        edges = 1e-4 * torch.randn(2, silence, generator=noise)
+        wav = torch.cat([edges[0], read_audio(entry["wav"], RATE)[0], edges[1]])
+        write_audio(folder / place, wav, RATE)
+        of_digit.append(f"{_TARGET}/{place}")
     return found
 
 
-def _pair(source: Mapping, target_wav: str, text: str) -> dict:
+def _pair(source: Mapping, target_wav: str | list[str], text: str) -> dict:
     return {
         "wav": source["wav"],
         "duration": source["duration"],

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from speechbrain_dsu.lobes.models.taps import CTCTap, Tap, recorded
 from speechbrain_dsu.lobes.models.unit_seq2seq import UnitTranslator
-from speechbrain_dsu.lobes.models.unit_steps import UnitSteps
 from speechbrain_dsu.nnet.heads import Head
 from speechbrain_dsu.nnet.transformer import Transformer
+from speechbrain_dsu.tokens.steps import UnitSteps
 from speechbrain_dsu.utils.errors import DsuError
 from speechbrain_dsu.utils.lengths import absolute_lengths
 
@@ -55,9 +55,9 @@ class SpeechToUnits(UnitTranslator):
     >>> model = SpeechToUnits(
     ...     ConvReader(80, 16),
     ...     Transformer(16, 2, 2, causal=False),
-    ...     UnitEmbedding(steps.layout, 16),
+    ...     UnitEmbedding(steps, 16),
     ...     Transformer(16, 2, 2, memory_dim=16),
-    ...     SoftmaxHead(steps.layout, 16),
+    ...     SoftmaxHead(steps, 16),
     ...     steps,
     ...     [CTCTap(16, "encoder", 1, "text", "ab ")],
     ... )
@@ -97,10 +97,10 @@ class SpeechToUnits(UnitTranslator):
                     f"a tap on {tap.side} layer {tap.layer}: there are {len(layers)}"
                 )
 
-    def set_pace(self, steps: float, vectors: float) -> None:
-        """Note how many steps so many vectors of the source took in training: what is
+    def set_pace(self, steps: float, frames: float) -> None:
+        """Note how many steps so many frames of the source took in training: what is
         far longer is cut when the model writes."""
-        self.pace.fill_(steps / max(vectors, 1))
+        self.pace.fill_(steps / max(frames, 1))
 
     def read(
         self, source: Tensor, source_lens: Tensor | None = None

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from speechbrain_dsu.tokens.patterns import Delay
 from speechbrain_dsu.tokens.runs import deduplicate, expand
@@ -17,13 +17,14 @@ from speechbrain_dsu.utils.lengths import (
 )
 
 
-class UnitSteps(nn.Module):
+class UnitSteps:
     """Target units, stacked or reduced as in S2UT (Lee et al. 2022, section 3.2).
 
     Reduced: units that repeat become one step, and how long they last is known apart.
     Stacked: ``stack`` frames become one step with a stream for each of them; what is
     missing in the last step is a filler of its own. Codebooks of a frame are delayed
-    against one another. Without either, a step is a frame.
+    against one another. Without either, a step is a frame. For embeddings and heads it
+    is a layout.
 
     Arguments
     ---------
@@ -65,7 +66,6 @@ class UnitSteps(nn.Module):
         reduce: bool = True,
         stack: int = 1,
     ):
-        super().__init__()
         if stack < 1 or (reduce and stack > 1):
             raise DsuError(
                 f"reduce={reduce}, stack={stack}: stack frames (2 or more) or reduce "
@@ -76,14 +76,19 @@ class UnitSteps(nn.Module):
         filler = int(stack > 1)
         streams = [size + filler for _ in range(stack) for size in self.sizes]
         books = list(range(len(self.sizes))) * stack
-        self.layout = Delay(Vocabulary(sizes=streams, shared=True), delays=books)
+        self.vocabulary = Vocabulary(sizes=streams, shared=True)
+        # Not shown: what models print of a layout is part of their fingerprint.
+        self._layout = Delay(self.vocabulary, delays=books)
 
-    def extra_repr(self) -> str:
-        """Settings that no weight shows."""
-        return (
-            f"sizes={self.sizes}, units={self.units!r}, "
-            f"frame_rate={self.frame_rate:g}, reduce={self.reduce}, stack={self.stack}"
-        )
+    @property
+    def layout(self) -> Delay:
+        """Where each id stands."""
+        return self._layout
+
+    @property
+    def streams(self) -> int:
+        """Ids per step."""
+        return self._layout.streams
 
     def write(
         self, codes: Tensor, lens: Tensor | None = None
