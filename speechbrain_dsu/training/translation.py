@@ -84,9 +84,10 @@ def train_and_seal_translation(
     hparams : mapping
         ``pairs`` (folder of the pairs' train.json, valid.json, test.json),
         ``data_folder`` and ``target_folder`` (their roots); ``system_file`` and
-        ``model`` (new values for its keys); what ``train_task`` takes; ``token_folder`` (kept for the next run);
-        ``tokenizer`` and ``vocoder`` (sources; null: the tokenizer's own decoder, or
-        none); ``voice``; ``bundle``, arguments of ``seal``.
+        ``model`` (new values for its keys); what ``train_task`` takes;
+        ``token_folder`` (kept for the next run); ``tokenizer`` and ``vocoder``
+        (sources; null: the tokenizer's own decoder, or none); ``voice``; ``beams``;
+        ``bundle``, arguments of ``seal``.
     parts : mapping
         ``tokenizer``, loaded; ``vocoder`` and ``judge`` (a recogniser with
         ``transcribe_batch``, which reads the translations from the audio), or None.
