@@ -151,6 +151,55 @@ class SSLLayers(nn.Module):
         return torch.cat(states, dim=-1)
 
 
+class LayerMean(SSLLayers):
+    """The mean of chosen layers of an encoder, frame by frame.
+
+    What SpeechTokenizer's first codebook is taught (Zhang et al., "SpeechTokenizer",
+    2023, section 3.3: the average over all of a HuBERT's layers). A waveform that is
+    quantized wants ``SSLLayers``.
+
+    Arguments
+    ---------
+    encoder : nn.Module
+        As described on top of this file.
+    layers : sequence of int
+        Whose mean is taken.
+    normalize_signal, frozen : bool
+        As in ``SSLLayers``.
+
+    Example
+    -------
+    >>> from speechbrain.lobes.models.transformer.Transformer import TransformerEncoder
+    >>> from speechbrain.lobes.models.wav2vec import EncoderWrapper, W2VLatentExtractor
+    >>> encoder = SpeechBrainEncoder(
+    ...     W2VLatentExtractor(out_channels=[8] * 7),
+    ...     EncoderWrapper(8, 16, TransformerEncoder(3, 2, 32, d_model=16)),
+    ... )
+    >>> LayerMean(encoder, layers=[0, 1, 2])(torch.randn(1, 16000)).shape
+    torch.Size([1, 48, 16])
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        layers: Sequence[int],
+        normalize_signal: bool | None = None,
+        frozen: bool = True,
+    ):
+        super().__init__(encoder, layers, normalize_signal, frozen)
+        self.dim = encoder.dim
+
+    def forward(
+        self,
+        wavs: Tensor,
+        counts: Tensor | None = None,
+        statistics: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """Frames ``[batch, frames, dim of a layer]``; see ``SSLLayers.forward``."""
+        states = super().forward(wavs, counts, statistics)
+        return states.unflatten(-1, (len(self.layers), self.dim)).mean(-2)
+
+
 def signal_statistics(
     stretches: Iterable[Tensor], counts: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
