@@ -62,14 +62,16 @@ def train_and_seal_asr(
     ---------
     hparams : mapping
         ``tokenizer`` (its source), ``feed`` ("units", or "frames" for what the
-        tokenizer quantizes), ``train``, ``valid`` (lists of ``[manifest, data root]``),
-        ``tests`` (such lists by name), ``where`` (values of columns that entries must
-        have, e.g. ``{language: en}``), ``held_out_speaker`` (null, or one whom tests
-        alone hear), ``speeds`` (percent, of the training data); ``system_file`` and
-        ``model`` (new values for its keys; ``symbols: words`` are those of the
-        training texts); what ``train_task`` takes;
-        ``token_folder`` (tokens and copies at other speeds, kept for the next run);
-        ``bundle``, arguments of ``seal``.
+        tokenizer quantizes), ``from_codebooks`` (begin with the tokenizer's own vectors
+        of its ids; not with subwords); ``train``, ``valid`` (lists of ``[manifest,
+        data root]``), ``tests`` (such lists by name), ``where`` (values of columns that
+        entries must have, e.g. ``{language: en}``), ``held_out_speaker`` (null, or one
+        whom tests alone hear), ``speeds`` (percent, of the training data);
+        ``system_file`` and ``model`` (new values for its keys; ``symbols: words`` are
+        those of the training texts), ``encoder_rate`` (steps a second that the encoder
+        sees, about); what ``train_task`` takes, ``batch_frames`` in steps of the
+        encoder; ``token_folder`` (tokens and copies at other speeds, kept for the next
+        run); ``bundle``, arguments of ``seal``.
     tokenizer : Tokenizer
         Loaded.
     seal : callable
@@ -102,6 +104,8 @@ def train_and_seal_asr(
     model = system["model"]
     if subwords:
         model.pieces.load(subwords)
+    if hparams["from_codebooks"] and model.reader.discrete and not subwords:
+        model.reader.start_from(_quantizer(tokenizer))
     if not model.reader.discrete:
         model.reader.standardise(torch.cat([sources[name] for name in heard]))
     data = [transcribed(part, sources, model) for part in (heard, valid)]
@@ -277,12 +281,16 @@ def system_of(
     subwords : bytes
         Subword model; empty: none.
     """
-    overrides = dict(hparams["model"])
+    stride = max(1, round(tokenizer.frame_rate / hparams["encoder_rate"]))
+    overrides = {"stride": stride, **hparams["model"]}
     if hparams["feed"] == "frames":
         return overrides | {"sizes": [], "frame_dim": sources[0].shape[1]}, b""
     sizes = [int(size) for size in tokenizer.codebook_sizes]
     overrides |= {"sizes": sizes, "units": tokenizer.fingerprint}
     if not overrides.get("n_pieces"):
+        if hparams["from_codebooks"]:
+            first = torch.zeros(1, 1, len(sizes), dtype=torch.int64)
+            overrides["width"] = _quantizer(tokenizer).embed(first).shape[-1]
         return overrides, b""
     runs = [
         deduplicate(codes.unsqueeze(0)).units[0]
@@ -294,6 +302,17 @@ def system_of(
     return overrides | {"model_bytes": len(bpe.model)}, bpe.model
 
 
+def _quantizer(tokenizer: Any) -> Any:
+    """The tokenizer's own, which has vectors for its ids."""
+    holder = getattr(tokenizer, "codec", tokenizer)
+    found = getattr(holder, "quantizer", None)
+    if found is None:
+        raise DsuError(
+            f"from_codebooks: {type(tokenizer).__name__} has no quantizer to start from"
+        )
+    return found
+
+
 def transcribed(
     entries: Entries, sources: Mapping[str, Tensor], model: nn.Module
 ) -> UnitDataset:
@@ -303,8 +322,9 @@ def transcribed(
         name: torch.tensor(model.transcripts.encode(entry["text"]))
         for name, entry in entries.items()
     }
+    stride = model.reader.stride
     columns = {"source": read.__getitem__, "text": texts.__getitem__}
-    return UnitDataset(entries, columns, lambda name: len(read[name]))
+    return UnitDataset(entries, columns, lambda name: len(read[name]) / stride)
 
 
 def judged(

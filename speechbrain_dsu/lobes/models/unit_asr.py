@@ -1,6 +1,7 @@
 """Recognisers of units: CTC, CTC with attention, transducer."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from speechbrain.decoders.ctc import ctc_greedy_decode
@@ -24,6 +25,34 @@ from speechbrain_dsu.lobes.models.unit_reader import UnitReader
 from speechbrain_dsu.tokens.text import Transcripts
 from speechbrain_dsu.utils.errors import DsuError
 from speechbrain_dsu.utils.lengths import absolute_lengths, length_mask
+
+
+@contextmanager
+def masked_convolutions(module: nn.Module, mask: Tensor) -> Iterator[None]:
+    """Within it, convolutions over time see zeros behind an item's end.
+
+    SpeechBrain's Conformer masks what its convolution gives, not what it takes: the
+    last steps of an item would read its padding.
+
+    Arguments
+    ---------
+    module : nn.Module
+        Whose ``Conv1d`` are meant.
+    mask : Tensor
+        True at valid steps: bool ``[batch, steps]``.
+    """
+
+    def hide(layer: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor] | None:
+        found = inputs[0]
+        return (found * mask.unsqueeze(1),) if found.shape[2] == mask.shape[1] else None
+
+    wide = (m for m in module.modules() if isinstance(m, nn.Conv1d))
+    hooks = [m.register_forward_pre_hook(hide) for m in wide if m.kernel_size[0] > 1]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 class UnitRecogniser(nn.Module):
@@ -70,11 +99,15 @@ class UnitRecogniser(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """States ``[batch, steps, dim]`` of what ``prepare`` gave, and their lengths.
 
-        An item's states do not depend on the batch it comes in.
+        An item's states do not depend on the batch it comes in (a Branchformer's do:
+        SpeechBrain reflects at the batch's end).
         """
         vectors, lens = self.reader(source, lens)
+        size = vectors.shape[1]
+        counts = absolute_lengths(lens, size).to(vectors.device)
         # SpeechBrain makes its masks from float32 lengths.
-        return self.transformer.encode(vectors, lens.float()), lens
+        with masked_convolutions(self.transformer, length_mask(counts, size)):
+            return self.transformer.encode(vectors, lens.float()), lens
 
     def ctc_scores(self, hidden: Tensor) -> Tensor:
         """Log probabilities ``[batch, steps, ids]`` of CTC, in float32."""

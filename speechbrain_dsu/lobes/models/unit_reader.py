@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from speechbrain_dsu.nnet.embeddings import Combine, UnitEmbedding
 from speechbrain_dsu.nnet.masking import span_mask
+from speechbrain_dsu.nnet.quantizers.base import Quantizer
 from speechbrain_dsu.tokens.patterns import Parallel
 from speechbrain_dsu.tokens.vocabulary import Vocabulary
 from speechbrain_dsu.utils.errors import DsuError
@@ -90,11 +91,14 @@ class UnitReader(nn.Module):
             self.embedding = nn.Linear(frame_dim, dim)
             self.register_buffer("mean", torch.zeros(frame_dim))
             self.register_buffer("std", torch.ones(frame_dim))
+        # Encoders that normalise first would drown small vectors in their own sums.
+        self.norm = nn.LayerNorm(dim)
         self.hidden = nn.Parameter(torch.zeros(dim))
         self.join = None
         if stride > 1:
             kernel = 2 * stride - 1
             self.join = nn.Conv1d(dim, dim, kernel, stride, padding=stride - 1)
+            self.joined_norm = nn.LayerNorm(dim)
 
     def extra_repr(self) -> str:
         """Settings that no weight shows."""
@@ -105,6 +109,15 @@ class UnitReader(nn.Module):
         """Take mean and deviation of training frames ``[n, frame_dim]``, in place."""
         self.mean.copy_(frames.double().mean(0))
         self.std.copy_(frames.double().std(0).clamp(min=1e-5))
+        return self
+
+    def start_from(self, quantizer: Quantizer) -> "UnitReader":
+        """Begin with a tokenizer's own vectors instead of noise, in place.
+
+        Units that sound alike are alike from the first step on. The tables' ``width``
+        must be that of the vectors, see ``UnitEmbedding.load_codebooks``.
+        """
+        self.embedding.load_codebooks(quantizer)
         return self
 
     def forward(
@@ -138,14 +151,15 @@ class UnitReader(nn.Module):
         steps = source.shape[1]
         counts = absolute_lengths(lens, steps, len(source)).to(source.device)
         mask = length_mask(counts, steps)
-        vectors = self._vectors(source, mask)
+        vectors = self.norm(self._vectors(source, mask))
         if self.training and self.time_mask and steps:
             spans = span_mask(counts, steps, self.time_mask, self.mask_steps)
             hidden = self.hidden.to(vectors.dtype)
             vectors = torch.where(spans.unsqueeze(-1), hidden, vectors)
         vectors = vectors * mask.unsqueeze(-1)
         if self.join is not None:
-            vectors = torch.relu(self.join(vectors.transpose(1, 2)).transpose(1, 2))
+            joined = torch.relu(self.join(vectors.transpose(1, 2)).transpose(1, 2))
+            vectors = self.joined_norm(joined)
             counts, steps = -(-counts // self.stride), vectors.shape[1]
             vectors = vectors * length_mask(counts, steps).unsqueeze(-1)
         return vectors, relative_lengths(counts, steps)
