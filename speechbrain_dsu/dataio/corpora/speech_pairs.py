@@ -2,8 +2,8 @@
 
 A pair manifest has one entry for a pair: ``wav`` and ``source_text`` of the source,
 ``target_wav`` and ``text`` of the target, ``duration`` (of the source, seconds). Paths
-of the source begin with ``{data_root}``, those of the target with ``{target_root}``. A
-target that is put together has a list of recordings.
+of the source begin with ``{data_root}``; those of the target are relative
+to a folder of their own. A target that is put together has a list of recordings.
 """
 
 import random
@@ -21,7 +21,7 @@ from speechbrain_dsu.dataio.corpora.synth_text import part_of
 from speechbrain_dsu.utils.audio import read_audio, write_audio
 from speechbrain_dsu.utils.errors import DsuError
 
-_DATA, _TARGET = "{data_root}", "{target_root}"
+_DATA = "{data_root}"
 
 
 def read_pairs(
@@ -34,7 +34,7 @@ def read_pairs(
     path : str or Path
         The manifest.
     data_folder, target_folder : str or Path
-        What ``{data_root}`` and ``{target_root}`` stand for.
+        What ``{data_root}`` stands for, and where the targets are.
 
     Returns
     -------
@@ -45,13 +45,17 @@ def read_pairs(
     -------
     >>> path = getfixture("tmp_path") / "train.json"
     >>> _ = path.write_text('{"a": {"wav": "{data_root}/a", "target_wav": "x"}}')
-    >>> read_pairs(path, "/es", "/en")["a"]["wav"]
-    '/es/a'
+    >>> read_pairs(path, "/es", "/en")["a"]
+    {'wav': '/es/a', 'target_wav': '/en/x'}
     """
-    from speechbrain.dataio.dataio import load_data_json
-
-    roots = {"data_root": str(data_folder), "target_root": str(target_folder)}
-    return load_data_json(str(path), roots)
+    entries = read_manifest(path, data_folder)
+    for entry in entries.values():
+        target = entry["target_wav"]
+        if isinstance(target, str):
+            entry["target_wav"] = f"{target_folder}/{target}"
+        else:
+            entry["target_wav"] = [f"{target_folder}/{path}" for path in target]
+    return entries
 
 
 def prepare_synth_pairs(
@@ -65,7 +69,7 @@ def prepare_synth_pairs(
     Arguments
     ---------
     data_folder : str or Path
-        A folder that ``synth.generate`` has finished; both roots.
+        A folder that ``synth.generate`` has finished; that of the targets, too.
     save_folder : str or Path
         Where the manifests go.
     source : str
@@ -85,11 +89,11 @@ def prepare_synth_pairs(
     prepared = prepare_synth(data_folder, save_folder / "synth")
     if "parallel" not in prepared:
         raise DsuError(f"{data_folder}: no parallel speech, generate it with pairs=")
-    # The roots stay as they are written in the file.
+    # The root stays as it is written in the file.
     both = read_manifest(prepared["parallel"], _DATA)
     parts: dict[str, dict[str, dict]] = {"train": {}, "valid": {}, "test": {}}
     for one, two in pairs_of(both, source, "en"):
-        target = both[two]["wav"].replace(_DATA, _TARGET)
+        target = both[two]["wav"].removeprefix(f"{_DATA}/")
         entry = _pair(both[one], target, both[two]["text"])
         parts[part_of(both[one]["content"])][one] = entry
     return _write(parts, save_folder)
@@ -121,7 +125,7 @@ def prepare_digit_pairs(
         FSDD.
     save_folder : str or Path
         Gets the recordings of digits (8 kHz WAV) below ``targets`` and the manifests;
-        it is what ``{target_root}`` stands for.
+        it is the folder of the targets.
     language : str
         Of the source.
     speaker : str
@@ -183,7 +187,7 @@ def _takes(
         edges = 1e-4 * torch.randn(2, silence, generator=noise)
         wav = torch.cat([edges[0], read_audio(entry["wav"], RATE)[0], edges[1]])
         write_audio(folder / place, wav, RATE)
-        of_digit.append(f"{_TARGET}/{place}")
+        of_digit.append(place)
     return found
 
 
