@@ -21,7 +21,7 @@ def build_system(
     flatten : callable
         ``inference.flatten.flatten_yaml``: overrides then reach into included blocks.
     system_file : str
-        Below the package's ``hparams``, e.g. "systems/ssl/hubert_small.yaml".
+        Below the package's ``hparams``, e.g. "systems/ssl/hubert_units.yaml".
     overrides : mapping, optional
         New values for its keys.
 

@@ -28,7 +28,6 @@ BODY |= {"position_groups": 4}
 WAVE = {"channels": [16] * 7}
 # Each system as it stands in its YAML, but small.
 TINY = {
-    "hubert_small": {"n_units": 12, "encoder": {"transformer": BODY}},
     "hubert_units": {"n_units": 12, "encoder": {"transformer": BODY}},
     "hubert_base": {
         "n_units": 12,
@@ -56,7 +55,7 @@ TINY = {
         "layers": {"layers": [1]},
     },
 }
-LABELLED = {"hubert_small", "hubert_units", "hubert_base", "soft_units"}
+LABELLED = {"hubert_units", "hubert_base", "soft_units"}
 SYSTEMS = sorted(path.stem for path in (hparams_dir() / "systems/ssl").glob("*.yaml"))
 
 

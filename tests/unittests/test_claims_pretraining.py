@@ -62,6 +62,8 @@ def toy_data(tmp_path_factory):
             entries[f"{part}{place}"] = {
                 "wav": "{data_root}/" + path.name,
                 "language": "en" if place else "fr",
+                "spk_id": "ann",
+                "content": str(place),
                 "phones": " ".join(phones),
                 "phone_ends": " ".join(str(0.25 * (k + 1)) for k in range(5)),
             }
@@ -101,7 +103,7 @@ def test_strings_hold_each_digit_once_and_one_speaker(toy_data):
 
 def test_phones_of_frames_against_a_loop(toy_data):
     corpus = read_corpus(toy_data, 1, 0, 3, 1)
-    encoder = system("hubert_small", {}, encoder={"transformer": {"layers": 1}})[
+    encoder = system("hubert_units", {}, encoder={"transformer": {"layers": 1}})[
         "encoder"
     ].eval()
     states = layer_states(encoder, [s.wav for s in corpus.train], 0)
@@ -112,9 +114,9 @@ def test_phones_of_frames_against_a_loop(toy_data):
             expected = [
                 corpus.ids[phone]
                 for start, end, phone in zip(
-                    spoken.phones.starts,
-                    spoken.phones.ends,
-                    spoken.phones.phones,
+                    spoken.alignment.starts,
+                    spoken.alignment.ends,
+                    spoken.alignment.phones,
                     strict=True,
                 )
                 if start <= place < end

@@ -126,20 +126,49 @@ def read_aligned(
     return parts
 
 
-def _by_speaker(data: Path, part: str, claim: int) -> dict[str, list[dict]]:
+def english_entries(data: Path, part: str, claim: int) -> dict[str, dict]:
+    """English utterances of a part of a synthetic corpus, as its manifest has them.
+
+    Arguments
+    ---------
+    data : Path
+        With synth/, as recipes/Synth/synth_prepare.py leaves it.
+    part : str
+        Name of the manifest.
+    claim : int
+        For the error.
+
+    Returns
+    -------
+    dict
+        By id: the entry with the full path as ``wav`` and an ``alignment``.
+
+    Raises
+    ------
+    DsuError
+        If there is no manifest, or no English in it.
+    """
     path = data / "synth" / "manifests" / f"{part}.json"
     if not path.is_file():
         raise DsuError(
             f"{path}: no such file; claim {claim} needs aligned speech, made by "
             f"recipes/Synth/synth_prepare.py --out {data / 'synth'}"
         )
-    alignments = read_alignments(path)
-    out: dict[str, list[dict]] = {}
+    alignments, found = read_alignments(path), {}
     for name, entry in json.loads(path.read_text("utf-8")).items():
-        if entry["language"] == "en" and entry["duration"] >= _SECONDS:
+        if entry["language"] == "en":
             wav = entry["wav"].format(data_root=data / "synth")
-            own = {**entry, "wav": wav, "alignment": alignments[name]}
-            out.setdefault(entry["spk_id"], []).append(own)
+            found[name] = {**entry, "wav": wav, "alignment": alignments[name]}
+    if not found:
+        raise DsuError(f"{path}: holds no English, which claim {claim} needs")
+    return found
+
+
+def _by_speaker(data: Path, part: str, claim: int) -> dict[str, list[dict]]:
+    out: dict[str, list[dict]] = {}
+    for entry in english_entries(data, part, claim).values():
+        if entry["duration"] >= _SECONDS:
+            out.setdefault(entry["spk_id"], []).append(entry)
     return out
 
 
@@ -148,10 +177,15 @@ def _shuffled(entries: list[dict], generator: torch.Generator) -> list[dict]:
     return [entries[place] for place in order]
 
 
-def _read(entry: dict) -> Spoken:
+def read_spoken(entry: dict) -> Spoken:
+    """The utterance of an entry of ``english_entries``."""
     wav = read_audio(entry["wav"], RATE)[0]
-    whole = wav[: len(wav) // _WHOLE * _WHOLE]
-    return Spoken(entry["spk_id"], entry["content"], entry["alignment"], whole)
+    return Spoken(entry["spk_id"], entry["content"], entry["alignment"], wav)
+
+
+def _read(entry: dict) -> Spoken:
+    spoken = read_spoken(entry)
+    return spoken._replace(wav=spoken.wav[: len(spoken.wav) // _WHOLE * _WHOLE])
 
 
 def log_mel_50(tract: float = 1.0) -> nn.Module:

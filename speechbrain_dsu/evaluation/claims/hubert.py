@@ -103,14 +103,19 @@ def _setup(sizes: _Sizes) -> str:
 
 
 def _build(label_hop: int, everywhere: bool = False) -> dict[str, Any]:
+    # With HuBERT's masks and dropout, which the shipped encoder was trained without.
     transformer = {"dim": 64, "layers": _LAYERS, "heads": 2, "ffn": 128}
-    objective = {"label_hop": label_hop, "unmasked": everywhere}
+    transformer |= {"positions": 64, "dropout": 0.1, "attention_dropout": 0.1}
+    mel = {"f_min": 0.0, "normalize": None}
+    front_end = {"features": mel, "center": -9.0, "spread": 4.0}
+    encoder = {"front_end": front_end, "feature_dropout": 0.1}
+    objective = {"label_hop": label_hop, "unmasked": everywhere, "mask_length": 10}
     if label_hop == _HOP:
         objective["label_offset"] = 0
     parts = system(
-        "hubert_small",
+        "hubert_units",
         {"n_units": _UNITS},
-        encoder={"transformer": transformer},
+        encoder=encoder | {"transformer": transformer},
         objective=objective,
     )
     return parts | {"loss_weights": {"masked": 1.0, "unmasked": 1.0}}

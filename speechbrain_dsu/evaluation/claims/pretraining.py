@@ -1,6 +1,5 @@
 """What claims about self-supervised models share: speech, a plain training, probes."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,16 +8,14 @@ import torch
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from torch import Tensor, nn
 
-from speechbrain_dsu.evaluation.alignments import (
-    Alignment,
-    frame_labels,
-    phone_ids,
-    read_alignments,
+from speechbrain_dsu.evaluation.alignments import frame_labels, phone_ids
+from speechbrain_dsu.evaluation.claims.aligned_speech import (
+    Spoken,
+    english_entries,
+    read_spoken,
 )
 from speechbrain_dsu.evaluation.claims.common import Digit
 from speechbrain_dsu.evaluation.probes import fit_probe
-from speechbrain_dsu.utils.audio import read_audio
-from speechbrain_dsu.utils.errors import DsuError
 from speechbrain_dsu.utils.lengths import pad_stack, relative_lengths
 from speechbrain_dsu.utils.paths import hparams_dir
 
@@ -39,13 +36,6 @@ class Signal(nn.Module):
     def forward(self, wavs: Tensor) -> Tensor:
         """Waveforms ``[batch, time]``."""
         return wavs
-
-
-class Spoken(NamedTuple):
-    """An utterance ``[time]`` with the times of its phones."""
-
-    wav: Tensor
-    phones: Alignment
 
 
 class Corpus(NamedTuple):
@@ -137,29 +127,11 @@ def read_corpus(data: Path, claim: int, seed: int, train: int, test: int) -> Cor
     generator = torch.Generator().manual_seed(seed)
     parts = []
     for part, most in (("train", train), ("test", test)):
-        path = data / "synth" / "manifests" / f"{part}.json"
-        if not path.is_file():
-            raise DsuError(
-                f"{path}: no such file; claim {claim} needs aligned speech, made by "
-                f"recipes/Synth/synth_prepare.py --out {data / 'synth'}"
-            )
-        entries = json.loads(path.read_text(encoding="utf-8"))
-        names = sorted(k for k, entry in entries.items() if entry["language"] == "en")
-        if not names:
-            raise DsuError(f"{path}: holds no English, which claim {claim} needs")
-        phones = read_alignments(path)
+        entries = english_entries(data, part, claim)
+        names = sorted(entries)
         order = torch.randperm(len(names), generator=generator)[:most].tolist()
-        chosen = [names[place] for place in order]
-        files = [
-            entries[name]["wav"].format(data_root=data / "synth") for name in chosen
-        ]
-        parts.append(
-            [
-                Spoken(read_audio(file, SAMPLE_RATE)[0], phones[name])
-                for file, name in zip(files, chosen, strict=True)
-            ]
-        )
-    heard = {str(k): spoken.phones for k, spoken in enumerate(parts[0])}
+        parts.append([read_spoken(entries[names[place]]) for place in order])
+    heard = {str(k): spoken.alignment for k, spoken in enumerate(parts[0])}
     return Corpus(*parts, phone_ids(heard))
 
 
@@ -287,7 +259,7 @@ def phone_labels(
     for spoken, states in zip(speech, frames, strict=True):
         places = torch.arange(len(states), dtype=torch.float64) * model.hop
         times = (places + model.frame_offset) / model.sample_rate
-        labels.append(frame_labels(spoken.phones, times, ids))
+        labels.append(frame_labels(spoken.alignment, times, ids))
     return labels
 
 
