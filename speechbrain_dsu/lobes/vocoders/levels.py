@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from speechbrain_dsu.lobes.encoders.level_frames import (
     LEVEL_MEAN,
     LEVEL_SIZE,
+    LevelFrames,
     mel_filters,
 )
 from speechbrain_dsu.lobes.vocoders.phase import PhaseRecovery
@@ -30,8 +31,11 @@ class LevelDecoder(nn.Module):
         In hertz.
     hop : int
         Samples per latent frame.
-    channels, hidden, layers, fine_layers, upsample, win, kernel, causal
+    channels, hidden, layers, fine_layers, upsample, kernel, causal
         As in ``VocosDecoder``.
+    win : int, optional
+        Window of the Fourier transform, a multiple of ``hop / upsample``; the shortest
+        even one of 40 ms or more if not given.
     n_mels : int
         Mel bands.
     rounds : int
@@ -62,7 +66,7 @@ class LevelDecoder(nn.Module):
         layers: int = 3,
         fine_layers: int = 1,
         upsample: int = 2,
-        win: int = 640,
+        win: int | None = 640,
         n_mels: int = 80,
         rounds: int = 8,
         kernel: int = 7,
@@ -72,7 +76,11 @@ class LevelDecoder(nn.Module):
         super().__init__()
         if upsample < 1 or hop % upsample:
             raise DsuError(f"upsample={upsample} must divide hop={hop}")
-        self.dim, self.sample_rate, self.hop = dim, sample_rate, hop
+        if win is None:
+            step = hop // upsample
+            even = step * (1 + step % 2)
+            win = even * -(-sample_rate // (25 * even))
+        self.dim, self.sample_rate, self.hop, self.win = dim, sample_rate, hop, win
         self.causal, self.factor, self.n_mels = causal, upsample, n_mels
         self.floor = float(floor)
         stack = {"hidden": hidden, "kernel": kernel, "causal": causal}
@@ -110,6 +118,19 @@ class LevelDecoder(nn.Module):
         """
         return self._fine_levels(latents).reshape(
             len(latents), -1, self.factor * self.n_mels
+        )
+
+    def target(self) -> LevelFrames:
+        """What measures in waveforms the levels that ``levels`` shall write."""
+        return LevelFrames(
+            self.sample_rate,
+            self.hop,
+            self.win,
+            self.factor,
+            phase_bins=0,
+            floor=self.floor,
+            n_mels=self.n_mels,
+            causal=False,
         )
 
     def forward(self, latents: Tensor) -> Tensor:
