@@ -26,6 +26,7 @@ COMMANDS = (
     "transcribe",
     "translate",
     "continue",
+    "convert",
     "eval",
     "bench",
     "claim",

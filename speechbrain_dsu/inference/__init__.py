@@ -11,6 +11,8 @@ _PLACES = {
     "UnitTokenizer": "tokenizer",
     "UnitASR": "asr",
     "SpeechLM": "lm",
+    "UnitVocoder": "vocoder",
+    "VoiceConverter": "voice_conversion",
     "Interface": "interfaces",
     "Bundle": "bundles",
     "load_bundle": "bundles",
