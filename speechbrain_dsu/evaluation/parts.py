@@ -288,11 +288,10 @@ def _vectors(
     tokenizer: Any, items: Sequence[Encoded], one_hot: bool = True
 ) -> list[Tensor] | None:
     """``[frames, dim]`` of each item: the tokenizer's vectors, or one-hot units."""
-    try:
+    if tokenizer.has_vectors:
         return [tokenizer.embed(x.tokens)[0].cpu() for x in items]
-    except NotImplementedError:
-        if not one_hot:
-            return None
+    if not one_hot:
+        return None
     found = []
     for x in items:
         columns = zip(x.tokens.codes[0].unbind(1), x.tokens.sizes, strict=True)

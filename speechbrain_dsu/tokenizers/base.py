@@ -21,11 +21,7 @@ from speechbrain_dsu.tokens.streams import Tokens
 from speechbrain_dsu.utils.audio import AudioReader
 from speechbrain_dsu.utils.errors import DsuError
 from speechbrain_dsu.utils.fingerprint import module_fingerprint, state_versions
-from speechbrain_dsu.utils.lengths import (
-    length_mask,
-    pad_stack,
-    relative_lengths,
-)
+from speechbrain_dsu.utils.lengths import length_mask, pad_stack, relative_lengths
 
 
 class Tokenizer(StreamsTokens, nn.Module):
@@ -70,6 +66,8 @@ class Tokenizer(StreamsTokens, nn.Module):
     batching: Batching = "auto"
     max_batch_seconds = 160.0
     """Padded audio per batch on an accelerator."""
+    has_vectors = True
+    """Whether ``embed`` works: False in a subclass without ``embed_batch``."""
 
     def __init__(
         self,

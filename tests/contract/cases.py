@@ -15,10 +15,11 @@ from hyperpyyaml import load_hyperpyyaml
 from contract.tokenizers_codecs import CODECS, build_codec, codec_yaml
 from contract.tokenizers_native import NATIVE, build_native, native_text
 from contract.tokenizers_transformers import FACTORIES, YAMLS
+from speechbrain_dsu.inference.bundles import load_bundle
 from speechbrain_dsu.inference.flatten import flatten_yaml
 from speechbrain_dsu.tokenizers.base import Tokenizer
 from speechbrain_dsu.utils.audio import read_audio
-from speechbrain_dsu.utils.paths import bundles_dir, hparams_dir
+from speechbrain_dsu.utils.paths import bundles_dir, hparams_dir, shipped_bundles
 
 CLIP = bundles_dir() / "speech.wav"
 
@@ -62,6 +63,16 @@ def system(name: str, fit: bool) -> Case:
     return Case(build, lambda: flatten_yaml(path))
 
 
+def shipped(name: str) -> Case:
+    """A case from a bundle that comes with the package, weights and all."""
+    folder = bundles_dir() / name
+
+    def build() -> Tokenizer:
+        return load_bundle(folder, verify="none").modules["tokenizer"]
+
+    return Case(build, lambda: (folder / "hyperparams.yaml").read_text("utf-8"))
+
+
 CASES: dict[str, Case] = {
     "dmel": system("dmel", fit=False),
     "mfcc_kmeans": system("mfcc_kmeans", fit=True),
@@ -76,3 +87,4 @@ CASES |= {
     name: Case(partial(build_native, name), partial(native_text, name))
     for name in NATIVE
 }
+CASES |= {f"bundle {name}": shipped(name) for name in shipped_bundles("tokenizer")}

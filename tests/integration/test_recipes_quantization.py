@@ -120,7 +120,7 @@ def test_the_yaml_is_short_and_all_of_it_is_used(row):
 
 
 def test_prepare_scripts_only_hand_on():
-    for name in ("LJSpeech", "LibriSpeech", "FSDD"):
+    for name in ("LJSpeech", "LibriSpeech", "LibriTTS", "FSDD", "VCTK"):
         path = ROOT / "recipes" / name / f"{name.lower()}_prepare.py"
         scope: dict = {}
         exec(compile(path.read_text("utf-8"), path, "exec"), scope)

@@ -36,7 +36,7 @@ class Tones:
     """
 
     sample_rate, frame_rate, has_decoder = RATE, RATE / HOP, True
-    codebook_sizes = (16, 16)
+    codebook_sizes, has_vectors = (16, 16), False
 
     def encode_long(self, wav, n_codebooks=None):
         frames = wav[: len(wav) // HOP * HOP].view(-1, HOP)
@@ -47,9 +47,6 @@ class Tones:
 
     def frame_times(self, n_samples):
         return (torch.arange(n_samples // HOP) + 0.5).double() * HOP / RATE
-
-    def embed(self, tokens):
-        raise NotImplementedError
 
     def decode(self, tokens):
         steps = torch.arange(HOP) / RATE
