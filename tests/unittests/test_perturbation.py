@@ -61,6 +61,25 @@ def test_the_equaliser_is_smooth_and_differs_between_items():
     assert gains.diff(dim=1).abs().max() < 1.0, "decibels from bin to bin"
 
 
+def test_narrow_items_have_nothing_above_their_band_and_all_below_it():
+    torch.manual_seed(0)
+    wavs = torch.randn(300, 1600)
+    band = {"band_probability": 0.5, "band": (0.2, 0.25)}
+    perturb = Perturbation(noise_probability=1.0, equalizer=0.0, **band)
+    gains = torch.fft.rfft(perturb(wavs, torch.ones(300))).abs()
+    # The slope is 0.025 wide, half of it on either side of the drawn frequency.
+    places = torch.linspace(0, 0.5, gains.shape[1])
+    above = gains[:, places > 0.264].amax(1)
+    narrow = above < 1e-3
+    assert 0.4 < narrow.float().mean() < 0.6
+    assert bool((above[~narrow] > 1).all())
+    clean = Perturbation(noise_probability=0.0, equalizer=0.0, **band)
+    below = torch.fft.rfft(clean(wavs, torch.ones(300)))[:, places < 0.186]
+    torch.testing.assert_close(
+        below, torch.fft.rfft(wavs)[:, places < 0.186], atol=1e-3, rtol=1e-3
+    )
+
+
 def test_it_is_drawn_from_torchs_generator(wavs):
     perturb = Perturbation()
     torch.manual_seed(5)
@@ -73,5 +92,7 @@ def test_it_is_drawn_from_torchs_generator(wavs):
 def test_wrong_options_are_named():
     with pytest.raises(DsuError, match="noise_probability=2"):
         Perturbation(noise_probability=2)
+    with pytest.raises(DsuError, match="band_probability=0.5, band=\\(0.2, 0.7\\)"):
+        Perturbation(band_probability=0.5, band=(0.2, 0.7))
     with pytest.raises(DsuError, match="snr"):
         Perturbation(snr=(10.0, 5.0))
