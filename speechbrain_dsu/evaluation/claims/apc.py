@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from speechbrain_dsu.evaluation.claims.common import (
     RULE,
     Digits,
+    Found,
     make_result,
     make_row,
     read_digits,
@@ -75,7 +76,7 @@ def run(data: Path, quick: bool = False) -> dict[str, Any]:
         See ``run_claim``, without ``command``.
     """
     sizes = _Sizes(2, 12, 4, 2, 3) if quick else _Sizes()
-    found: dict[tuple[str, str], list[float]] = {}
+    found = Found()
     laws = {_CAUSAL: True, _LENGTHS: True}
     for seed in range(sizes.seeds):
         corpus = read_corpus(data, 229, seed, sizes.speech, sizes.test)
@@ -115,7 +116,7 @@ def _setup(sizes: _Sizes) -> str:
 
 
 def _note(
-    found: dict[tuple[str, str], list[float]],
+    found: Found,
     name: str,
     model: nn.Module,
     corpus: Corpus,
@@ -145,32 +146,25 @@ def _note(
             )
             for k in starts
         ]
-        found.setdefault((f"phones, {share}", name), []).append(
-            sum(values) / len(values)
-        )
+        found.note(f"phones, {share}", name, sum(values) / len(values))
     if name in _RIVALS:
         return
     train, new = (frames([digit.frames for digit in part]) for part in digits)
     value = probe_pooled(
         (train, [d.digit for d in digits.train]), (new, [d.digit for d in digits.test])
     )
-    found.setdefault(("digits", name), []).append(value)
+    found.note("digits", name, value)
     speakers = [digit.speaker for digit in digits.train]
     value = probe_pooled(
         (train[::2], speakers[::2]),
         (train[1::2], speakers[1::2]),
     )
-    found.setdefault(("speakers", name), []).append(value)
+    found.note("speakers", name, value)
 
 
-def _rows(found: dict[tuple[str, str], list[float]]) -> list[dict[str, Any]]:
+def _rows(found: Found) -> list[dict[str, Any]]:
     rows = [
-        make_row(
-            measure,
-            (rival, found[measure, rival]),
-            (_APC, found[measure, _APC]),
-            "higher",
-        )
+        found.row(measure, rival, _APC, "higher")
         for rival in (_MEL, _RANDOM)
         for measure in (*(f"phones, {x}" for x in _LABELLED), "digits", "speakers")
     ]
@@ -185,12 +179,7 @@ def _rows(found: dict[tuple[str, str], list[float]]) -> list[dict[str, Any]]:
 
     rows += [make_row("gain", gain(x), gain("10%"), "higher") for x in ("1%", "all")]
     rows += [
-        make_row(
-            "phones, all",
-            (_name(ahead), found["phones, all", _name(ahead)]),
-            (_APC, found["phones, all", _APC]),
-            "higher",
-        )
+        found.row("phones, all", _name(ahead), _APC, "higher")
         for ahead in _AHEAD
         if ahead != 3
     ]

@@ -4,7 +4,7 @@ A row compares a system with a baseline over seeds, by one rule for all claims.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean, stdev
@@ -173,6 +173,29 @@ def read_digits(
     return parts
 
 
+def digit_frames(
+    data: Path, claim: int, seeds: int, takes: int
+) -> Iterator[tuple[int, Digits]]:
+    """Seeds and their standardised log-mel frames of spoken digits.
+
+    Arguments
+    ---------
+    data : Path
+        With fsdd/recordings/.
+    claim, takes : int
+        As for ``read_digits``.
+    seeds : int
+        How many.
+
+    Returns
+    -------
+    iterator of (int, Digits)
+        One after another, read when it is asked for.
+    """
+    for seed in range(seeds):
+        yield seed, read_digits(data, log_mel_8k(), claim, seed, takes).standardised()
+
+
 def joined(recordings: Sequence[Digit]) -> Tensor:
     """All their frames ``[n, dim]``."""
     return torch.cat([recording.frames for recording in recordings])
@@ -265,6 +288,44 @@ def make_row(
         "verdict": _verdict(change, middle, spread, expected),
         "note": note,
     }
+
+
+class Found:
+    """What a claim measures: one value for each seed, by measure and by name.
+
+    Example
+    -------
+    >>> found = Found()
+    >>> for value in (2.0, 3.0):
+    ...     found.note("error", "old", value)
+    ...     found.note_all("new", {"error": value / 2})
+    >>> found["error", "new"]
+    [1.0, 1.5]
+    >>> found.row("error", "old", "new", "lower")["verdict"]
+    'shown'
+    """
+
+    def __init__(self):
+        self.values: dict[tuple[str, str], list[float]] = {}
+
+    def __getitem__(self, key: tuple[str, str]) -> list[float]:
+        return self.values[key]
+
+    def note(self, measure: str, name: str, value: float) -> None:
+        """Keep the value of the next seed."""
+        self.values.setdefault((measure, name), []).append(value)
+
+    def note_all(self, name: str, measured: Mapping[str, float]) -> None:
+        """Keep the next seed's values of several measures."""
+        for measure, value in measured.items():
+            self.note(measure, name, value)
+
+    def row(
+        self, measure: str, baseline: str, system: str, expected: str
+    ) -> dict[str, Any]:
+        """``make_row`` of two names' values."""
+        values = self[measure, baseline], self[measure, system]
+        return make_row(measure, (baseline, values[0]), (system, values[1]), expected)
 
 
 def _verdict(change: list[float], middle: float, spread: float, expected: str) -> str:

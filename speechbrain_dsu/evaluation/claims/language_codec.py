@@ -18,12 +18,11 @@ from speechbrain_dsu.evaluation.blocks import block
 from speechbrain_dsu.evaluation.claims.common import (
     RULE,
     Digits,
+    Found,
+    digit_frames,
     guess_accuracy,
     joined,
-    log_mel_8k,
     make_result,
-    make_row,
-    read_digits,
     seeded,
     share_of_error,
 )
@@ -64,13 +63,10 @@ def run(data: Path, quick: bool = False) -> dict[str, Any]:
     dict
         See ``run_claim``, without ``command``.
     """
-    seeds = range(2 if quick else 3)
-    steps = 20 if quick else 1500
-    found: dict[tuple[str, str, str], list[float]] = {}
+    seeds, takes, steps = (2, 2, 20) if quick else (3, 20, 1500)
+    found = Found()
     laws = {_SAME: True}
-    for seed in seeds:
-        takes = 2 if quick else 20
-        digits = read_digits(data, log_mel_8k(), 111, seed, takes).standardised()
+    for seed, digits in digit_frames(data, 111, seeds, takes):
         for name, (shipped, settings) in _SYSTEMS.items():
             with seeded(seed) as generator:
                 codec = FrameCodec(
@@ -85,20 +81,15 @@ def run(data: Path, quick: bool = False) -> dict[str, Any]:
             for where, (quantizer, latents) in cases.items():
                 laws[_SAME] &= _forward_is_decoded(quantizer, latents)
                 for measure, value in _measures(quantizer, latents).items():
-                    found.setdefault((where, measure, name), []).append(value)
+                    found.note(f"{measure}, {where}", name, value)
     expected = {"book 1 explains": "lower", "all explain": _NEARLY}
     expected["book 1 guessed"] = "higher"
     rows = [
-        make_row(
-            f"{measure}, {where}",
-            ("RVQ", found[where, measure, "RVQ"]),
-            ("masked", found[where, measure, "masked"]),
-            wanted,
-        )
+        found.row(f"{measure}, {where}", "RVQ", "masked", wanted)
         for where in ("trained", "rotated")
         for measure, wanted in expected.items()
     ]
-    return make_result(111, "Language-Codec", CLAIM, _setup(len(seeds)), rows, laws)
+    return make_result(111, "Language-Codec", CLAIM, _setup(seeds), rows, laws)
 
 
 def _setup(seeds: int) -> str:

@@ -21,11 +21,10 @@ from speechbrain_dsu.evaluation.blocks import block
 from speechbrain_dsu.evaluation.claims.common import (
     NOT_STATED,
     RULE,
+    Found,
+    digit_frames,
     joined,
-    log_mel_8k,
     make_result,
-    make_row,
-    read_digits,
     seeded,
     share_of_error,
 )
@@ -68,13 +67,10 @@ def run(data: Path, quick: bool = False) -> dict[str, Any]:
     dict
         See ``run_claim``, without ``command``.
     """
-    seeds, steps = range(2 if quick else 3), 20 if quick else 3000
-    errors: dict[tuple[str, float], list[float]] = {}
-    twins: dict[tuple[str, str], list[float]] = {}
+    seeds, takes, steps = (2, 2, 20) if quick else (3, 20, 3000)
+    found = Found()
     laws = {_CLEAN: True, _BITS: True, _FROZEN: True}
-    for seed in seeds:
-        takes = 2 if quick else 20
-        digits = read_digits(data, log_mel_8k(), 85, seed, takes).standardised()
+    for seed, digits in digit_frames(data, 85, seeds, takes):
         train, test = joined(digits.train), joined(digits.test)
         for name, (shipped, settings) in _SYSTEMS.items():
             with seeded(seed) as generator:
@@ -83,8 +79,9 @@ def run(data: Path, quick: bool = False) -> dict[str, Any]:
                 if name == _FSQ:
                     other = second_encoder(codec, train, steps, generator)
                     laws[_FROZEN] &= same_weights(codec, other)
-                    for key, value in compare_encoders(codec, other, test).items():
-                        twins.setdefault(key, []).append(value)
+                    twins = compare_encoders(codec, other, test)
+                    for (twin, measure), value in twins.items():
+                        found.note(measure, twin, value)
             codes = codec.encode(test)
             laws[_BITS] &= total_bits(codec.quantizer.codebook_sizes) == 16
             for flip in _EXPECTED:
@@ -92,27 +89,17 @@ def run(data: Path, quick: bool = False) -> dict[str, Any]:
                 heard = bit_channel(codes, _DIGITS[name], flip, generator=channel)
                 laws[_CLEAN] &= flip > 0 or torch.equal(heard, codes)
                 error = share_of_error(test, codec.decode(heard))
-                errors.setdefault((name, flip), []).append(error)
+                found.note(f"{flip:.0%} of bits wrong", name, error)
     rows = [
-        make_row(
-            f"{flip:.0%} of bits wrong",
-            (rival, errors[rival, flip]),
-            (_FSQ, errors[_FSQ, flip]),
-            expected,
-        )
+        found.row(f"{flip:.0%} of bits wrong", rival, _FSQ, expected)
         for rival in _RIVALS
         for flip, expected in _EXPECTED.items()
     ]
     rows += [
-        make_row(
-            measure, (old, twins[old, measure]), (new, twins[new, measure]), wanted
-        )
-        for measure, old, new, wanted in (
-            ("ids that agree", "half of them", _SECOND, "lower"),
-            ("error", _FIRST, _SECOND, "within 0.05"),
-        )
+        found.row("ids that agree", "half of them", _SECOND, "lower"),
+        found.row("error", _FIRST, _SECOND, "within 0.05"),
     ]
-    return make_result(85, "NeuCodec", CLAIM, _setup(len(seeds)), rows, laws)
+    return make_result(85, "NeuCodec", CLAIM, _setup(seeds), rows, laws)
 
 
 def second_encoder(

@@ -27,6 +27,7 @@ from speechbrain_dsu.evaluation.claims.aligned_speech import (
 from speechbrain_dsu.evaluation.claims.common import (
     NOT_STATED,
     RULE,
+    Found,
     make_result,
     make_row,
     seeded,
@@ -73,7 +74,7 @@ def run(data: Path, quick: bool = False) -> dict[str, Any]:
     """
     seeds = range(2 if quick else 3)
     steps = 3 if quick else 160
-    found: dict[tuple[str, str], list[float]] = {}
+    found = Found()
     laws = {_ABSENT: True, _LEVELS: True}
     for seed in seeds:
         with seeded(seed) as generator:
@@ -85,8 +86,7 @@ def run(data: Path, quick: bool = False) -> dict[str, Any]:
             with seeded(seed) as generator:
                 taught = teacher if name == _DISTILLED else None
                 codec = train_pair(speech, taught, steps, generator)
-            for measure, value in _measures(codec, speech).items():
-                found.setdefault((name, measure), []).append(value)
+            found.note_all(name, _measures(codec, speech))
             wavs = speech.sentences[0].wav.unsqueeze(0)
             laws[_LEVELS] &= levels_are_prefixes(codec, wavs)
         laws[_ABSENT] &= fits_plain(codec, wavs)
@@ -109,7 +109,7 @@ def _setup(seeds: int, steps: int) -> str:
     )
 
 
-def _rows(found: dict[tuple[str, str], list[float]]) -> list[dict[str, Any]]:
+def _rows(found: Found) -> list[dict[str, Any]]:
     expected = {
         "PNMI, new sentences": "higher",
         "PNMI, new voices": "higher",
@@ -118,15 +118,10 @@ def _rows(found: dict[tuple[str, str], list[float]]) -> list[dict[str, Any]]:
         "STOI": NOT_STATED,
     }
     rows = [
-        make_row(
-            measure,
-            (_PLAIN, found[_PLAIN, measure]),
-            (_DISTILLED, found[_DISTILLED, measure]),
-            wanted,
-        )
+        found.row(measure, _PLAIN, _DISTILLED, wanted)
         for measure, wanted in expected.items()
     ]
-    plain, distilled = (found[n, "mel distance, dB"] for n in (_PLAIN, _DISTILLED))
+    plain, distilled = (found["mel distance, dB", n] for n in (_PLAIN, _DISTILLED))
     ratio = [d / p for d, p in zip(distilled, plain, strict=True)]
     whole = _PLAIN, [1.0] * len(ratio)
     rows.append(

@@ -18,11 +18,11 @@ from speechbrain_dsu.evaluation.blocks import block
 from speechbrain_dsu.evaluation.claims.common import (
     NOT_STATED,
     RULE,
+    Found,
+    digit_frames,
     joined,
-    log_mel_8k,
     make_result,
     make_row,
-    read_digits,
     seeded,
     share_of_error,
 )
@@ -81,17 +81,15 @@ def run(data: Path, quick: bool = False) -> dict[str, Any]:
     dict
         See ``run_claim``, without ``command``.
     """
-    seeds = range(2 if quick else 3)
-    found: dict[tuple[str, str], list[float]] = {}
+    seeds, takes, steps = (2, 2, 20) if quick else (3, 20, 1500)
+    found = Found()
     laws = {_RANGE: True, _SAVED: True, _INVERSE: _clamped_fsq_inverts()}
-    for seed in seeds:
-        takes = 2 if quick else 20
-        digits = read_digits(data, log_mel_8k(), 179, seed, takes).standardised()
+    for seed, digits in digit_frames(data, 179, seeds, takes):
         train, test = joined(digits.train), joined(digits.test)
         for name, (shipped, settings) in _VARIANTS.items():
             with seeded(seed) as generator:
                 codec = FrameCodec(train.shape[1], block(shipped, **settings))
-                train_codec(codec, train, 20 if quick else 1500, generator)
+                train_codec(codec, train, steps, generator)
             codes = codec.encode(train)
             _keep_laws(laws, name, codec.quantizer, codec.latents(test), codes)
             sizes = codec.quantizer.codebook_sizes
@@ -100,13 +98,10 @@ def run(data: Path, quick: bool = False) -> dict[str, Any]:
             for stage in stages:
                 decoded = codec.decode(codec.encode(test)[:, :stage])
                 key = name if stage is None else f"{name}, stage {stage}"
-                found.setdefault((key, "error"), []).append(
-                    share_of_error(test, decoded)
-                )
-            found.setdefault((name, "used"), []).append(used[0])
-            found.setdefault((name, "perplexity"), []).append(used[1])
+                found.note("error", key, share_of_error(test, decoded))
+            found.note_all(name, {"used": used[0], "perplexity": used[1]})
     return make_result(
-        179, "VQ-Survey", CLAIM, _setup(len(seeds)), _rows(found, len(seeds)), laws
+        179, "VQ-Survey", CLAIM, _setup(seeds), _rows(found, seeds), laws
     )
 
 
@@ -120,32 +115,24 @@ def _setup(seeds: int) -> str:
     )
 
 
-def _rows(found: dict[tuple[str, str], list[float]], seeds: int) -> list[dict]:
-    def compare(
-        measure: str, baseline: str, system: str, expected: str, note: str = ""
-    ) -> dict:
-        values = found[baseline, measure], found[system, measure]
-        return make_row(
-            measure, (baseline, values[0]), (system, values[1]), expected, note
-        )
-
+def _rows(found: Found, seeds: int) -> list[dict]:
     rvq = [f"RVQ 5 x 4, stage {stage}" for stage in range(1, 6)]
     rows = [
-        compare("error", one, more, "lower")
+        found.row("error", one, more, "lower")
         for one, more in zip(rvq, rvq[1:], strict=False)
     ]
     for name in _WITHOUT_TABLE:
-        rows.append(compare("used", "plain VQ", name, "higher"))
+        rows.append(found.row("used", "plain VQ", name, "higher"))
         # "Nearly all" as a number, fixed before the first run.
         nearly = "nine of ten ids", [0.9] * seeds
-        rows.append(make_row("used", nearly, (name, found[name, "used"]), "higher"))
+        rows.append(make_row("used", nearly, (name, found["used", name]), "higher"))
     start = "VQ, start + restart"
     rows += [
-        compare("perplexity", "plain VQ", start, "higher"),
-        compare("error", "VQ 256, 8 bit", "product 2 x 256, 16 bit", "lower"),
+        found.row("perplexity", "plain VQ", start, "higher"),
+        found.row("error", "VQ 256, 8 bit", "product 2 x 256, 16 bit", "lower"),
     ]
     rivals = [n for n in _VARIANTS if n != start and "bit" not in n and "RVQ" not in n]
-    rows += [compare("error", start, name, NOT_STATED) for name in [*rivals, rvq[-1]]]
+    rows += [found.row("error", start, name, NOT_STATED) for name in [*rivals, rvq[-1]]]
     return rows
 
 

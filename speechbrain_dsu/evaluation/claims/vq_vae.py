@@ -31,9 +31,9 @@ from speechbrain_dsu.evaluation.claims.aligned_speech import (
 from speechbrain_dsu.evaluation.claims.common import (
     NOT_STATED,
     RULE,
+    Found,
     guess_accuracy,
     make_result,
-    make_row,
     seeded,
 )
 from speechbrain_dsu.evaluation.claims.dmel import lloyd
@@ -124,7 +124,7 @@ def run(data: Path, quick: bool = False) -> dict[str, Any]:
     """
     seeds = range(2 if quick else 3)
     steps = 3 if quick else 200
-    found: dict[tuple[str, str], list[float]] = {}
+    found = Found()
     laws = {_STE: True}
     for seed in seeds:
         with seeded(seed) as generator:
@@ -140,8 +140,8 @@ def run(data: Path, quick: bool = False) -> dict[str, Any]:
                 _swaps(model, speech, judges, generator),
                 _priors(model, speech, 3 if quick else 120, generator),
             ):
-                for key, value in measured.items():
-                    found.setdefault(key, []).append(value)
+                for (name, measure), value in measured.items():
+                    found.note(measure, name, value)
     return make_result(
         65, "VQ-VAE", CLAIM, _setup(len(seeds), steps), _rows(found), laws
     )
@@ -161,7 +161,7 @@ def _setup(seeds: int, steps: int) -> str:
     )
 
 
-def _rows(found: dict[tuple[str, str], list[float]]) -> list[dict[str, Any]]:
+def _rows(found: Found) -> list[dict[str, Any]]:
     plan = [
         ("phone told, new sentences", _MAJORITY, _UNITS, "higher"),
         ("phone told, new sentences", _CLUSTERS, _UNITS, NOT_STATED),
@@ -177,12 +177,7 @@ def _rows(found: dict[tuple[str, str], list[float]]) -> list[dict[str, Any]]:
         ("nats a unit", "pairs", "learnt prior", NOT_STATED),
     ]
     return [
-        make_row(
-            measure,
-            (baseline, found[baseline, measure]),
-            (system, found[system, measure]),
-            expected,
-        )
+        found.row(measure, baseline, system, expected)
         for measure, baseline, system, expected in plan
     ]
 

@@ -18,10 +18,10 @@ from speechbrain_dsu.evaluation.claims.common import (
     RULE,
     Digit,
     Digits,
+    Found,
     joined,
     log_mel_8k,
     make_result,
-    make_row,
     read_digits,
     seeded,
     share_of_error,
@@ -119,7 +119,7 @@ def run(data: Path, quick: bool = False) -> dict[str, Any]:
         See ``run_claim``, without ``command``.
     """
     sizes = _Sizes(2, 12, 4, 2, 3) if quick else _Sizes()
-    found: dict[tuple[str, str], list[float]] = {}
+    found = Found()
     laws = {_ROUND: True, _HARD: True}
     for seed in range(sizes.seeds):
         corpus = read_corpus(data, 3, seed, sizes.speech, sizes.test)
@@ -260,7 +260,7 @@ def _few(digits: list[Digit]) -> list[Digit]:
 
 
 def _note(
-    found: dict[tuple[str, str], list[float]],
+    found: Found,
     name: str,
     model: nn.Module,
     corpus: Corpus,
@@ -276,14 +276,12 @@ def _note(
         states = frames([spoken.wav for spoken in speech])
         parts.append((states, phone_labels(speech, states, model, corpus.ids)))
     value = probe_frames(*parts, len(corpus.ids), _EVERY)
-    found.setdefault(("phones", name), []).append(value)
+    found.note("phones", name, value)
     pairs = ((frames([d.frames for d in p]), [d.digit for d in p]) for p in digits)
-    found.setdefault(("digits", name), []).append(probe_pooled(*pairs))
+    found.note("digits", name, probe_pooled(*pairs))
 
 
-def _note_groups(
-    found: dict[tuple[str, str], list[float]], data: Path, seed: int, takes: int
-) -> None:
+def _note_groups(found: Found, data: Path, seed: int, takes: int) -> None:
     """Errors of one and of two groups with the same number of parameters."""
     digits = read_digits(data, log_mel_8k(), 3, seed, takes).standardised()
     train, test = (joined(part).unsqueeze(0) for part in digits)
@@ -298,24 +296,17 @@ def _note_groups(
                     book(train)
                 book.eval()
                 decoded = book.decode(book.encode(test))
-            key = f"error, {size} entries", f"{groups} x {size}"
-            found.setdefault(key, []).append(share_of_error(test, decoded))
+            error = share_of_error(test, decoded)
+            found.note(f"error, {size} entries", f"{groups} x {size}", error)
 
 
-def _rows(found: dict[tuple[str, str], list[float]]) -> list[dict[str, Any]]:
+def _rows(found: Found) -> list[dict[str, Any]]:
     rows = [
-        make_row(
-            measure,
-            (rival, found[measure, rival]),
-            (_BERT, found[measure, _BERT]),
-            "higher",
-        )
+        found.row(measure, rival, _BERT, "higher")
         for measure in ("phones", "digits")
         for rival in (_CODES, _RANDOM)
     ]
     for size in _GROUPED:
-        measure = f"error, {size} entries"
         one, two = f"1 x {size}", f"2 x {size}"
-        values = found[measure, one], found[measure, two]
-        rows.append(make_row(measure, (one, values[0]), (two, values[1]), "lower"))
+        rows.append(found.row(f"error, {size} entries", one, two, "lower"))
     return rows
