@@ -5,6 +5,7 @@ Every corpus becomes ``<name>.json`` files of ``{id: {"wav": "{data_root}/...",
 ``DynamicItemDataset.from_json(path, {"data_root": data_folder})`` takes.
 """
 
+from speechbrain_dsu.dataio.corpora.cvss import prepare_cvss
 from speechbrain_dsu.dataio.corpora.fsdd import prepare_fsdd
 from speechbrain_dsu.dataio.corpora.fsdd_strings import prepare_fsdd_strings
 from speechbrain_dsu.dataio.corpora.librispeech import prepare_librispeech
@@ -15,6 +16,7 @@ from speechbrain_dsu.dataio.corpora.vctk import prepare_vctk
 
 __all__ = [
     "balanced_items",
+    "prepare_cvss",
     "prepare_fsdd",
     "prepare_fsdd_strings",
     "prepare_librispeech",
