@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, TaggedScalar
 from torch import nn
 
-from speechbrain_dsu.inference.bundles import save_bundle
+from speechbrain_dsu.inference.bundles import load_bundle, save_bundle
 from speechbrain_dsu.inference.flatten import TRAINING_KEYS, flatten_yaml
 from speechbrain_dsu.inference.hub import find_bundle
 from speechbrain_dsu.inference.manifest import YAML_FILE
@@ -124,7 +124,7 @@ def seal_system(
     Arguments
     ---------
     modules : mapping
-        All modules: those of the system and those of its parts.
+        Those of the system. Those of its parts are read from their bundles.
     out : str or Path
         The folder to make.
     system, parts, overrides, keys
@@ -138,7 +138,11 @@ def seal_system(
     Path
         The folder.
     """
+    whole = dict(modules)
+    for name, source in parts.items():
+        # As published: in a run's memory they may not be rounded yet.
+        whole[name] = load_bundle(find_bundle(source), verify="hash").modules[name]
     if bundle.get("half") is True:
-        bundle["half"] = [name for name in modules if name not in parts]
+        bundle["half"] = [name for name in whole if name not in parts]
     text = compose_yaml(system, parts, overrides, keys)
-    return save_bundle(modules, out, text, **bundle)
+    return save_bundle(whole, out, text, **bundle)

@@ -26,7 +26,8 @@ def state_of(
     modules : mapping
         Name to module.
     half : bool or collection of str
-        Store float32 as float16, except what would overflow; in these modules only.
+        Store float32 as float16, except what would overflow. Where modules are named,
+        those of others only when nothing is lost.
 
     Raises
     ------
@@ -47,9 +48,14 @@ def state_of(
                 f"{key} is a {type(value).__name__}: only tensors are stored"
             )
         value = value.detach().cpu()
-        if key.split(".")[0] in half and value.dtype == torch.float32:
+        if half and value.dtype == torch.float32:
             small = value.half()
-            value = small if torch.equal(small.isfinite(), value.isfinite()) else value
+            if key.split(".")[0] in half:
+                fits = torch.equal(small.isfinite(), value.isfinite())
+            else:
+                # Weights that were rounded before lose nothing.
+                fits = torch.equal(small.float(), value)
+            value = small if fits else value
         state[key] = value.clone().contiguous()
     return state
 
