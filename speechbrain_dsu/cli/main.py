@@ -24,6 +24,7 @@ COMMANDS = (
     "push",
     "demo",
     "transcribe",
+    "say",
     "translate",
     "continue",
     "convert",

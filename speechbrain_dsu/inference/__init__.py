@@ -10,6 +10,7 @@ _PLACES = {
     "SpeechTranslator": "translation",
     "UnitTokenizer": "tokenizer",
     "UnitASR": "asr",
+    "UnitTTS": "tts",
     "SpeechLM": "lm",
     "UnitVocoder": "vocoder",
     "VoiceConverter": "voice_conversion",

@@ -38,6 +38,11 @@ class UnitSteps:
         Join repeated units.
     stack : int
         Frames of a step.
+    delay : bool
+        Delay the codebooks of a frame against one another; False: all in one step,
+        for heads that give them in turn (`DepthHead`).
+    n_codebooks : int, optional
+        Keep the first ones; None: all.
 
     Raises
     ------
@@ -65,20 +70,26 @@ class UnitSteps:
         frame_rate: float = 50.0,
         reduce: bool = True,
         stack: int = 1,
+        delay: bool = True,
+        n_codebooks: int | None = None,
     ):
         if stack < 1 or (reduce and stack > 1):
             raise DsuError(
                 f"reduce={reduce}, stack={stack}: stack frames (2 or more) or reduce "
                 "repeated units, not both"
             )
-        self.sizes, self.units = tuple(sizes), units
+        self.sizes, self.units = tuple(sizes)[:n_codebooks], units
         self.frame_rate, self.reduce, self.stack = float(frame_rate), reduce, stack
         filler = int(stack > 1)
         streams = [size + filler for _ in range(stack) for size in self.sizes]
         books = list(range(len(self.sizes))) * stack
         self.vocabulary = Vocabulary(sizes=streams, shared=True)
         # Not shown: what models print of a layout is part of their fingerprint.
-        self._layout = Delay(self.vocabulary, delays=books)
+        delays = books if delay else [0] * len(books)
+        self._layout = Delay(self.vocabulary, delays=delays)
+        if not delay:
+            # Shown only where it is set: older systems keep their fingerprints.
+            self.delay = delay
 
     @property
     def layout(self) -> Delay:
