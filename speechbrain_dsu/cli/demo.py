@@ -32,7 +32,27 @@ def run(args: argparse.Namespace) -> int:
     tokenizers = {
         name: common.load_tokenizer(name, device=args.device) for name in names
     }
-    rows = run_demo(args.file, args.out, tokenizers)
+    models = {} if args.tokenizer else _models(args.device)
+    rows = run_demo(args.file, args.out, tokenizers, models=models)
     print(format_table(rows))
     print(f"page: {args.out}/index.html")
     return 0
+
+
+def _models(device: str | None) -> dict:
+    """Interfaces of the shipped models on units, by name."""
+    from speechbrain_dsu import inference
+    from speechbrain_dsu.utils.paths import shipped_bundles
+
+    options = {"device": str(common.choose_device(device))}
+    classes = {
+        "asr": "UnitASR",
+        "tts": "UnitTTS",
+        "s2st": "SpeechTranslator",
+        "vc": "VoiceConverter",
+    }
+    return {
+        name: getattr(inference, interface).from_hparams(name, run_opts=options)
+        for kind, interface in classes.items()
+        for name in shipped_bundles(kind)
+    }

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from speechbrain_dsu.evaluation.demo_models import play_models
 from speechbrain_dsu.evaluation.rates import rates
 from speechbrain_dsu.evaluation.report import (
     COLUMNS,
@@ -102,6 +103,7 @@ def run_demo(
     out: str | Path,
     tokenizers: Mapping[str, Any],
     max_seconds: float = MAX_SECONDS,
+    models: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Run a clip through tokenizers and write ``out/index.html``.
 
@@ -117,6 +119,8 @@ def run_demo(
         By the name to show.
     max_seconds : float
         Only the beginning of a longer recording is used; the page says so.
+    models : mapping, optional
+        Interfaces of models on units by name, see ``demo_models.play_models``.
 
     Returns
     -------
@@ -148,6 +152,7 @@ def run_demo(
         rows=rows,
         sections=sections,
         columns=COLUMNS,
+        scenes=play_models(models or {}, source),
         threads=torch.get_num_threads(),
         torch_version=torch.__version__,
     )
