@@ -55,6 +55,7 @@ def train_and_seal_asr(
     tokenizer: Any,
     seal: Callable[..., Any],
     flatten: Flatten,
+    known: dict[str, Tensor] | None = None,
 ) -> dict[str, Any] | None:
     """Train a recogniser of a tokenizer's units, test it and write it as a bundle.
 
@@ -78,6 +79,9 @@ def train_and_seal_asr(
         ``inference.compose.seal_system``.
     flatten : callable
         ``inference.flatten.flatten_yaml``.
+    known : dict, optional
+        What earlier calls with this tokenizer and feed have read, by id; what is new
+        is added.
 
     Returns
     -------
@@ -94,8 +98,13 @@ def train_and_seal_asr(
         heard.update(at_speeds(train, hparams["speeds"], place / "speeds"))
 
     run_on_main(copy, post_func=copy)
-    everything = [heard, valid, *tests.values()]
-    sources = read_sources(tokenizer, hparams["feed"], everything, place)
+    sources = {} if known is None else known
+    new = [
+        {name: entry for name, entry in part.items() if name not in sources}
+        for part in (heard, valid, *tests.values())
+    ]
+    if any(new):
+        sources |= read_sources(tokenizer, hparams["feed"], new, place)
     overrides, subwords = system_of(hparams, tokenizer, [sources[k] for k in heard])
     if overrides["symbols"] == "words":
         said = (entry["text"].lower().split() for entry in train.values())
@@ -358,3 +367,19 @@ def judged(
         bits = sum(math.log2(size) for size in model.pieces.sizes)
         rates["bits per second"] = bits * steps / seconds
     return rates
+
+
+def table_row(name: str, speaker: str | None, results: Mapping[str, Any]) -> str:
+    """A line of a table of results: input, who is held out, rate, errors.
+
+    Example
+    -------
+    >>> rates = {"WER": 4.25, "bits per second": 448.2}
+    >>> table_row("ssl-k500", None, {"digits": rates, "strings": rates, "steps": 9})
+    '| ssl-k500 | official | 448 | 4.2 | 4.2 | 9 |'
+    """
+    bits = results["digits"].get("bits per second")
+    rate = "-" if bits is None else f"{bits:.0f}"
+    errors = [f"{results[part]['WER']:.1f}" for part in ("digits", "strings")]
+    cells = [name, speaker or "official", rate, *errors, str(results["steps"])]
+    return f"| {' | '.join(cells)} |"

@@ -5,7 +5,8 @@ nothing can't be wrong about a new voice. Log-mel frames of three voices fit a r
 k-means (the quantizer inside RVQ codecs, without a codec around it); both then code
 frames of the same voices, of a new voice, in noise and from another recording world.
 Once with the residual quantizer's usual 8 x 128 ids (56 bits a frame), once with as
-many stages as take dMel's 320 bits.
+many stages as take dMel's 320 bits. Then digits of a new speaker are recognised from
+dMel, from the log-mel frames that it codes, and from k-means units of MFCC.
 """
 
 import math
@@ -19,6 +20,7 @@ import torch
 from hyperpyyaml import load_hyperpyyaml
 from torch import Tensor, nn
 
+from speechbrain_dsu.evaluation.claims import digit_asr as asr
 from speechbrain_dsu.evaluation.claims.common import (
     NOT_STATED,
     RULE,
@@ -26,6 +28,7 @@ from speechbrain_dsu.evaluation.claims.common import (
     frames_of,
     make_result,
     make_row,
+    seeded,
 )
 from speechbrain_dsu.utils.audio import read_audio
 from speechbrain_dsu.utils.errors import DsuError
@@ -34,7 +37,8 @@ from speechbrain_dsu.utils.paths import hparams_dir
 
 CLAIM = (
     "A residual quantizer fitted on three voices is better than dMel on those voices, "
-    "dMel is better on a new voice and in noise."
+    "dMel is better on a new voice and in noise. Digits are recognised from dMel as "
+    "from the mel frames themselves."
 )
 _EXPECTED = {
     "seen voices": "higher",
@@ -102,6 +106,7 @@ def run(data: Path, quick: bool = False) -> dict[str, Any]:
                 decoded = residual_decode(frames, stages[: len(sizes)])
                 _note(errors, (condition, name), (frames - decoded).square())
     rows = list(_rows(errors, outside, list(systems), list(baselines)))
+    rows += list(_recognised(data, seeds, quick))
     setup = _setup(shipped, len(seeds))
     return make_result(95, "dMel", CLAIM, setup, rows, laws)
 
@@ -121,7 +126,7 @@ def _setup(dmel: nn.Module, seeds: int) -> str:
         f"has {dmel.levels} bins, as shipped from {dmel.low} to {dmel.high}, and once "
         "more from the least to the largest value of the training frames. Trained on "
         "LJSpeech, p225 and p226; new voice p227; other recordings: FSDD, 8 kHz; white "
-        f"noise. {seeds} seeds for split, fit and noise. {RULE}"
+        f"noise. {seeds} seeds for split, fit and noise. Digits: {asr.SETUP} {RULE}"
     )
 
 
@@ -140,6 +145,30 @@ def _rows(
                 expected,
                 f"{fmean(outside[condition, name]):.1%} beyond the bins",
             )
+
+
+def _recognised(data: Path, seeds: range, quick: bool) -> Iterator[dict[str, Any]]:
+    """Digit errors from frames, dMel and units, see ``digit_asr``."""
+    takes, steps = (4, 3) if quick else (24, 350)
+    dmel, mfcc = asr.shipped_tokenizer("dmel"), asr.shipped_tokenizer("mfcc-k100")
+    feeds = {
+        "log-mel": (dmel, "frames"),
+        "dMel": (dmel, "units"),
+        "MFCC k-means": (mfcc, "units"),
+    }
+    errors: dict[str, list[float]] = {name: [] for name in feeds}
+    for seed in seeds:
+        parts = asr.read_digits(data, 95, seed, takes)
+        texts = [[one.text for one in part] for part in parts]
+        for name, (tokenizer, feed) in feeds.items():
+            given = asr.encoded(tokenizer, parts, feed)
+            with seeded(seed) as generator:
+                model = asr.recogniser(given)
+                asr.fit(model, given, texts[0], steps, generator)
+            errors[name].append(asr.digit_error(model, given.test, texts[1]))
+    for rival, expected in (("log-mel", "within 5"), ("MFCC k-means", NOT_STATED)):
+        found = ("dMel", errors["dMel"])
+        yield make_row("digit error, %", (rival, errors[rival]), found, expected)
 
 
 def _splits(
