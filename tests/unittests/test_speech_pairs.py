@@ -154,7 +154,7 @@ def test_digit_pairs_say_the_same_on_both_sides(tmp_path):
             assert len(wav) == 1000 + 10 * digits[0] + 320
             assert 0 < float(wav[:160].abs().max()) < 1e-3
     assert used["valid"] <= used["train"] and not used["test"] & used["train"]
-    assert len(used["train"]) == 20
+    assert 15 < len(used["train"]) <= 20
     assert not texts["train"] & (texts["valid"] | texts["test"])
     with pytest.raises(DsuError, match="no speaker 'eve'"):
         prepare_digit_pairs(es, fsdd, tmp_path / "new", speaker="eve")

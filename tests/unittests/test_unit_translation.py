@@ -186,6 +186,14 @@ def test_attention_tap_does_not_depend_on_padding():
 # The whole
 
 
+def test_a_memory_tells_equal_sounds_at_different_places_apart():
+    # Else a decoder knows what is said, and not in which order.
+    memory, _ = model_of().eval().read(torch.ones(1, 60, 6))
+    inner = memory[0, 5:-5]
+    gaps = torch.cdist(inner, inner) + 9 * torch.eye(len(inner))
+    assert float(gaps.min()) > 1e-2
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_a_batch_is_translated_as_its_items_alone(kind):
     taps = [CTCTap(32, "decoder", 2, "text", WORDS)]

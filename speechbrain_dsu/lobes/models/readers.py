@@ -1,5 +1,6 @@
 """Frames of a source to fewer vectors, in front of an encoder."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -108,3 +109,27 @@ class ConvReader(nn.Module):
         channel = torch.arange(self.in_dim, device=device)
         inside = (channel >= first) & (channel < first + width)
         return (~inside.any(1)).float().unsqueeze(2)
+
+
+def with_positions(vectors: Tensor) -> Tensor:
+    """Vectors ``[batch, length, dim]`` with sines of their positions added (Vaswani et
+    al., "Attention Is All You Need", 2017, section 3.5).
+
+    A decoder that attends to a memory has to know what comes after what; rotary and
+    relative positions of the encoder say that to the encoder alone.
+
+    Example
+    -------
+    >>> found = with_positions(torch.zeros(1, 3, 4))
+    >>> torch.allclose(found[0, :, 0], torch.arange(3.0).sin())
+    True
+    """
+    length, dim = vectors.shape[1:]
+    half = (dim + 1) // 2
+    steps = torch.arange(length, device=vectors.device, dtype=torch.float32)
+    rates = torch.exp(
+        torch.arange(half, device=vectors.device) * (-math.log(10000.0) / half)
+    )
+    angles = steps[:, None] * rates
+    waves = torch.cat([angles.sin(), angles.cos()], 1)[:, :dim]
+    return vectors + waves.to(vectors.dtype)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from speechbrain_dsu.lobes.models.readers import with_positions
 from speechbrain_dsu.lobes.models.taps import CTCTap, Tap, recorded
 from speechbrain_dsu.lobes.models.unit_seq2seq import UnitTranslator
 from speechbrain_dsu.nnet.heads import Head
@@ -107,7 +108,7 @@ class SpeechToUnits(UnitTranslator):
     ) -> tuple[Tensor, Tensor]:
         """The memory ``[batch, length, memory_dim]`` and its relative lengths."""
         vectors, lens = self.reader(source, source_lens)
-        return self.encoder(vectors, lens), lens
+        return self.encoder(with_positions(vectors), lens), lens
 
     def forward(
         self,
