@@ -167,7 +167,9 @@ class SoftmaxHead(_IdHead):
     def logits(self, hidden: Tensor) -> Tensor:
         """``[..., streams, size]`` of hidden states ``[..., dim]``, float32."""
         logits = self.out(hidden)
-        return logits.view(*hidden.shape[:-1], self.streams, -1).float()
+        return logits.view(
+            *hidden.shape[:-1], self.streams, self.vocabulary.size
+        ).float()
 
     def score(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Log probabilities ``[..., streams]`` of ids."""

@@ -28,7 +28,6 @@ logger = logging.getLogger(__name__)
 
 Entries = Mapping[str, Mapping[str, Any]]
 _INTERFACE = "speechbrain_dsu.inference.tts.UnitTTS"
-_PARTS = ("train", "valid", "test")
 
 
 class SpeechJudge:
@@ -117,7 +116,12 @@ def train_and_seal_tts(
     """
     from speechbrain.utils.distributed import if_main_process, run_on_main
 
-    entries = {part: read_parts(hparams[part], hparams["where"]) for part in _PARTS}
+    where = hparams["where"]
+    entries = {
+        "train": read_parts(hparams["train"], where),
+        "valid": read_parts(hparams["valid"], where),
+        "test": read_parts(hparams["test"], where),
+    }
     tokenizer, vocoder = parts["tokenizer"], parts["vocoder"]
     store = token_store(
         tokenizer,

@@ -17,6 +17,7 @@ _PLACES = {
     3: "vq_wav2vec",
     9: "speech_tokenizer",
     25: "secodec",
+    31: "hebtts",
     37: "s2ut",
     53: "soft_units",
     65: "vq_vae",

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from speechbrain_dsu.nnet.heads import Head
+from speechbrain_dsu.nnet.int8 import int8_copy
 from speechbrain_dsu.nnet.transformer import Transformer
 from speechbrain_dsu.utils.errors import DsuError
 from speechbrain_dsu.utils.lengths import absolute_lengths, length_mask
@@ -75,6 +76,10 @@ class SequenceModel(nn.Module):
         counts = absolute_lengths(lens, size, len(frames)).to(frames.device)
         begin = self.head.begin.to(frames.dtype).expand(len(frames), 1, -1)
         return torch.cat([begin, frames], 1), (counts + 1).double() / (size + 1)
+
+    def int8_copy(self) -> "SequenceModel":
+        """A copy that writes faster: see ``nnet.int8``."""
+        return int8_copy(self)
 
     def _losses(self, hidden: Tensor, tokens: Tensor, lens: Tensor | None):
         return self.head.loss(hidden, tokens[:, 1:], self.counted(tokens, lens))
