@@ -100,16 +100,24 @@ class UnitVocoder(Interface):
     def run_probe(
         modules: Mapping[str, nn.Module], wav: Tensor, sample_rate: int
     ) -> dict[str, Tensor]:
-        """Speech of ids in turn, from 0 on, as long as the clip, in the last voice.
+        """What the generator makes of ids in turn, as many as the clip has frames.
 
         A vocoder alone has no units of the clip; ids in turn reach much of its table.
+        Where the generator writes levels these are compared: phases found in rounds
+        grow a difference in rounding.
         """
         vocoder = modules["vocoder"]
-        frames = min(len(wav) * vocoder.sample_rate // sample_rate // vocoder.hop, 50)
-        sizes = torch.tensor(vocoder.content.sizes)
-        codes = (7 * torch.arange(frames)).unsqueeze(1) % sizes
-        tokens = Tokens.from_list(
-            [codes], vocoder.frame_rate, tuple(sizes.tolist()), vocoder.units
-        )
-        wavs, _ = vocoder.decode(tokens, vocoder.voices[-1])
-        return {"wav": wavs.cpu()}
+        count = min(len(wav) * vocoder.sample_rate // sample_rate // vocoder.hop, 50)
+        places = torch.arange(count, device=next(vocoder.parameters()).device)
+        if vocoder.content.soft:
+            sizes = torch.arange(vocoder.content.size, device=places.device)
+            content = (places.unsqueeze(1) * 0.1 + sizes).sin()
+        else:
+            sizes = torch.tensor(vocoder.content.sizes, device=places.device)
+            content = (7 * places).unsqueeze(1) % sizes
+        voice = vocoder.speakers(vocoder.voices[-1], 1)
+        latents, _ = vocoder.latents(content.unsqueeze(0), voice, {})
+        levels = getattr(vocoder.generator, "levels", None)
+        if levels is None:
+            return {"wav": vocoder.generator(latents).cpu()}
+        return {"levels": levels(latents).cpu()}

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from speechbrain_dsu.inference.interfaces import Interface
+from speechbrain_dsu.inference.probe import run_tokenizer
+from speechbrain_dsu.inference.vocoder import UnitVocoder
 from speechbrain_dsu.tokenizers.batching import valid_items
 from speechbrain_dsu.utils.audio import resample, write_audio
 from speechbrain_dsu.utils.errors import DsuError
@@ -146,12 +148,12 @@ class VoiceConverter(Interface):
     def run_probe(
         modules: Mapping[str, nn.Module], wav: Tensor, sample_rate: int
     ) -> dict[str, Tensor]:
-        """The clip's first second in the last voice."""
-        rate = modules["tokenizer"].sample_rate
-        wav = resample(wav, sample_rate, rate)[:rate]
-        vocoder = modules["vocoder"]
-        voice = vocoder.speakers(vocoder.voices[-1], 1)
-        return {"wav": _convert(modules, wav, voice, True).cpu()[None]}
+        """What the tokenizer makes of the clip, and the vocoder of ids in turn."""
+        found = UnitVocoder.run_probe(modules, wav, sample_rate)
+        if modules["vocoder"].content.soft:
+            frames = modules["tokenizer"].frames(wav, sample_rate)
+            return found | {"frames": frames.cpu()}
+        return found | run_tokenizer(modules, wav, sample_rate)
 
 
 def _convert(

@@ -291,9 +291,10 @@ def train_and_seal_vocoder(
     ---------
     hparams : mapping
         As for ``train_vocoder``; ``tokenizer`` (its source), ``feed`` (see
-        ``vocoder_overrides``), ``system_file``, ``segment_frames``, ``sample_rate``,
-        ``voices`` (null: all that train), ``bundle`` and optionally ``converter``:
-        arguments of ``seal``, the second for a system that converts voices.
+        ``vocoder_overrides``), ``system_file`` and ``model`` (new values for its
+        keys), ``segment_frames``, ``sample_rate``, ``voices`` (null: all that train),
+        ``bundle`` and optionally ``converter``: arguments of ``seal``, the second for
+        a system that converts voices.
     parts : mapping
         Manifests ``train``, ``valid``, ``test``.
     tokenizer : Tokenizer
@@ -310,6 +311,7 @@ def train_and_seal_vocoder(
     voices = list(hparams["voices"] or sorted(spoken))
     rate, feed = hparams["sample_rate"], hparams["feed"]
     overrides = vocoder_overrides(tokenizer, voices, rate, feed)
+    overrides |= hparams["model"]
     vocoder = build_system(flatten, system_file, overrides)["vocoder"]
     folder, seed = Path(hparams["output_folder"]) / "tokens", hparams["seed"]
     # Another voice has no place in the table.
