@@ -19,6 +19,7 @@ _PLACES = {
     25: "secodec",
     31: "hebtts",
     37: "s2ut",
+    43: "speech_resynthesis",
     53: "soft_units",
     65: "vq_vae",
     85: "neucodec",
