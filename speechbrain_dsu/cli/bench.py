@@ -44,7 +44,9 @@ def parts(section: str) -> dict:
     if section == "tokenize":
         return {"make": _ssl_tokenizer}
     if section == "lm":
-        return {"build": _unit_lm, "write": _write}
+        from speechbrain_dsu.nnet.int8 import int8_copy
+
+        return {"build": _unit_lm, "write": _write, "compress": int8_copy}
     return {}
 
 

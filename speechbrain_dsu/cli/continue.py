@@ -50,6 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="COSINE",
         help="with a draft: units this similar stand for one another (PCG)",
     )
+    parser.add_argument(
+        "--int8", action="store_true", help="matrices in eight bits: faster, inexact"
+    )
     parser.add_argument("--speaker", help="voice, for vocoders that have several")
     common.add_device_argument(parser)
 
@@ -60,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
 
     options = {"run_opts": {"device": str(common.choose_device(args.device))}}
     model = SpeechLM.from_hparams(args.model, **options)
+    if args.int8:
+        model.use_int8()
     if args.pairs is not None:
         return _score(model, args.pairs)
     if args.out is None or (args.source is None) == (args.text is None):

@@ -78,6 +78,17 @@ class SpeechLM(Interface):
             "written": written[:, : prompt.shape[1] + 5].cpu(),
         }
 
+    def use_int8(self) -> "SpeechLM":
+        """From now on, write with matrices in eight bits: faster, slightly other odds.
+
+        Returns
+        -------
+        SpeechLM
+            This one.
+        """
+        self.mods["model"] = self.mods.model.int8_copy()
+        return self
+
     def continue_file(
         self,
         path: str | Path,

@@ -3,9 +3,10 @@
 Both have the same weights (random, 51 M parameters) and the same prompts, and write
 the same ids; turns are interleaved. ``floor_s`` is the time that the bare products of
 one vector with every matrix take, once per step: the weights are read, nothing else
-is done. In bfloat16 the two round differently, hence may write different ids;
-``nll`` and ``nll_rounded`` are nats per id, of our model in float32 and in bfloat16,
-over what float32 wrote.
+is done. Rounded copies of ours (bfloat16; eight-bit matrices) are compared with both
+models in float32. They may write other ids, hence ``loss``: nats per id that they
+lose over what float32 wrote. ``cpu_s`` is the time of the process, which other
+programs disturb less.
 """
 
 import copy
@@ -24,6 +25,8 @@ Build = Callable[..., nn.Module]
 """``build(units, dim, n_layers, n_heads, ffn_dim)`` gives a model like Llama."""
 Write = Callable[[nn.Module, Tensor, int], Tensor]
 """``write(model, prompt, steps)``: the prompt and so many greedy ids behind it."""
+Compress = Callable[[nn.Module], nn.Module]
+"""A copy of a model with matrices in eight bits."""
 
 _FULL = {"units": 1000, "dim": 512, "n_layers": 12, "n_heads": 8, "ffn_dim": 2048}
 _QUICK = {"units": 20, "dim": 32, "n_layers": 2, "n_heads": 4, "ffn_dim": 48}
@@ -33,6 +36,7 @@ def run(
     quick: bool = False,
     build: Build | None = None,
     write: Write | None = None,
+    compress: Compress | None = None,
     steps: int = 500,
     repeats: int = 3,
 ) -> list[dict[str, Any]]:
@@ -46,6 +50,8 @@ def run(
         Makes our model; without it there are no rows.
     write : callable, optional
         Lets it write.
+    compress : callable, optional
+        Makes its matrices smaller; without it there are no such rows.
     steps : int
         Ids behind the prompt.
     repeats : int
@@ -54,7 +60,7 @@ def run(
     Returns
     -------
     list of dict
-        One row per type and batch size.
+        One row per batch size, kind of weights and model to compare with.
     """
     if build is None or write is None:
         return []
@@ -62,17 +68,14 @@ def run(
     torch.manual_seed(0)
     ours, theirs = build(**sizes).eval(), _llama(**sizes)
     copy_llama(ours, theirs)
+    models = {"float32": ours, "bfloat16": copy.deepcopy(ours).bfloat16()}
+    if compress is not None:
+        models["int8"] = compress(ours)
     rows = []
     for batch in (1, 8):
         prompt = torch.randint(3, 3 + sizes["units"], (batch, 11, 1))
         prompt[:, 0] = 1
-        written = write(ours, prompt, steps)
-        rows.append(_compare(ours, theirs, write, prompt, steps, repeats))
-        half = [copy.deepcopy(model).bfloat16() for model in (ours, theirs)]
-        rows.append(_compare(*half, write, prompt, steps, repeats))
-        with torch.no_grad():
-            nll, rounded = (float(m(written)["nll"]) for m in (ours, half[0]))
-        rows[-1] |= {"nll": round(nll, 4), "nll_rounded": round(rounded, 4)}
+        rows += _compare(models, theirs, write, prompt, steps, repeats)
     return rows
 
 
@@ -123,13 +126,13 @@ def _llama(units: int, dim: int, n_layers: int, n_heads: int, ffn_dim: int):
 
 @torch.no_grad()
 def _compare(
-    ours: nn.Module,
+    models: dict[str, nn.Module],
     theirs: nn.Module,
     write: Write,
     prompt: Tensor,
     steps: int,
     repeats: int,
-) -> dict[str, Any]:
+) -> list[dict[str, Any]]:
     def llama() -> Tensor:
         ids = prompt[..., 0]
         return theirs.generate(
@@ -141,29 +144,50 @@ def _compare(
             suppress_tokens=[0, 1, 2],
         )
 
-    runs = {"ours": lambda: write(ours, prompt, steps)[..., 0], "llama": llama}
+    runs: dict[str, Callable[[], Tensor]] = {
+        name: lambda model=model: write(model, prompt, steps)
+        for name, model in models.items()
+    }
+    runs["llama"] = llama
     found: dict[str, Tensor] = {}
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    wall: dict[str, list[float]] = {name: [] for name in runs}
+    cpu: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, call in runs.items():
-            begin = time.perf_counter()
+            begin = time.perf_counter(), time.process_time()
             found[name] = call()
-            seconds[name].append(time.perf_counter() - begin)
-    mine, other = (statistics.median(seconds[name]) for name in runs)
-    turns = zip(seconds["ours"], seconds["llama"], strict=True)
-    floor = steps * _floor(ours, repeats)
-    dtype = str(ours.head.out.weight.dtype).removeprefix("torch.")
-    return {
-        "case": f"{steps} ids, batch {len(prompt)}, {dtype}",
-        "peer": "transformers Llama generate",
-        "ours_s": round(mine, 3),
-        "peer_s": round(other, 3),
-        "ratio": round(statistics.median(b / a for a, b in turns), 2),
-        "equal": bool(torch.equal(found["ours"], found["llama"])),
-        "ids_per_s": round(steps * len(prompt) / mine, 1),
-        "floor_s": round(floor, 3),
-        "times_floor": round(mine / floor, 2),
-    }
+            wall[name].append(time.perf_counter() - begin[0])
+            cpu[name].append(time.process_time() - begin[1])
+    floor = steps * _floor(models["float32"], repeats)
+    written = found["float32"]
+    plain = float(models["float32"](written)["nll"])
+    rows = []
+    for name, model in models.items():
+        loss = float(model(written)["nll"]) - plain
+        peers = ("llama",) if name == "float32" else ("llama", "float32")
+        for peer in peers:
+            mine = statistics.median(wall[name])
+            turns = zip(wall[name], wall[peer], strict=True)
+            cpus = zip(cpu[name], cpu[peer], strict=True)
+            same = found[peer] if peer == "llama" else found[peer][..., 0]
+            title = "transformers Llama" if peer == "llama" else "ours"
+            rows.append(
+                {
+                    "case": f"{steps} ids, batch {len(prompt)}, {name}",
+                    "peer": f"{title}, float32",
+                    "ours_s": round(mine, 3),
+                    "peer_s": round(statistics.median(wall[peer]), 3),
+                    "ratio": round(statistics.median(b / a for a, b in turns), 2),
+                    "cpu_s": round(statistics.median(cpu[name]), 3),
+                    "cpu_ratio": round(statistics.median(b / a for a, b in cpus), 2),
+                    "equal": bool(torch.equal(found[name][..., 0], same)),
+                    "loss": round(loss, 4),
+                    "ids_per_s": round(steps * len(prompt) / mine, 1),
+                    "floor_s": round(floor, 3),
+                    "times_floor": round(mine / floor, 2),
+                }
+            )
+    return rows
 
 
 def _floor(model: nn.Module, repeats: int) -> float:
