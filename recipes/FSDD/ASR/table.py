@@ -16,9 +16,9 @@ from speechbrain_dsu.inference.flatten import flatten_yaml
 from speechbrain_dsu.training.asr import table_row, train_and_seal_asr
 from speechbrain_dsu.training.experiment import experiment
 
-INPUTS = "ssl-k500 dmel:frames dmel ssl-k100 mfcc-k100 codec-16k".split()
+INPUTS = "dmel:frames dmel phone-k500 ssl-k500 mfcc-k100 codec-16k".split()
 SPEAKERS = "george jackson lucas nicolas yweweler".split()
-ROWS = [(name, None) for name in INPUTS] + [("ssl-k500", one) for one in SPEAKERS]
+ROWS = [(name, None) for name in INPUTS] + [("dmel", one) for one in SPEAKERS]
 
 if __name__ == "__main__":
     out, known = Path("results/FSDD/ASR/table"), {}
