@@ -134,7 +134,7 @@ def make_fsdd(root, takes=8):
 def test_digit_pairs_say_the_same_on_both_sides(tmp_path):
     es = make_synth(tmp_path / "es", [*CONTENTS, "s.1.0.1.3.1"])
     fsdd, out = make_fsdd(tmp_path / "fsdd"), tmp_path / "out"
-    paths = prepare_digit_pairs(es, fsdd, out, speaker="ann", takes=2)
+    paths = prepare_digit_pairs(es, fsdd, out, speaker="ann", takes=2, pause=0.04)
     words = "cero uno dos tres cuatro cinco seis siete ocho nueve".split()
     english = "zero one two three four five six seven eight nine".split()
     used = {"train": set(), "valid": set(), "test": set()}

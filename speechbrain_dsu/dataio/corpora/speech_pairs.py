@@ -106,8 +106,9 @@ def prepare_digit_pairs(
     language: str = "es",
     speaker: str = "jackson",
     takes: int = 5,
-    pause: float = 0.04,
+    pause: float = 0.1,
     seed: int = 1234,
+    skip: Sequence[str] = (),
 ) -> dict[str, Path]:
     """Generated digit strings of a language beside the same digits by a real speaker.
 
@@ -136,6 +137,9 @@ def prepare_digit_pairs(
         Seconds between two digits.
     seed : int
         Of what is drawn.
+    skip : sequence of str
+        Recordings of FSDD not to take ("5_jackson_7"): mumbled ones, or such that do
+        not come through the units whole.
 
     Returns
     -------
@@ -155,7 +159,8 @@ def prepare_digit_pairs(
         voices = by_speaker(read_manifest(said[place], target_folder))
         if speaker not in voices:
             raise DsuError(f"FSDD: no speaker '{speaker}', there are {sorted(voices)}")
-        chosen = _takes(voices[speaker], takes, pause, save_folder, seed)
+        good = [e for e in voices[speaker] if Path(e["wav"]).stem not in skip]
+        chosen = _takes(good, takes, pause, save_folder, seed)
         draw = random.Random(f"{seed}:{part}")
         parts[part] = {}
         for name, entry in sorted(read_manifest(heard[part], _DATA).items()):
