@@ -39,16 +39,17 @@ def recipe(out, system, tokenizer, steps=150, **values):
         write_audio(path, wav, 16000)
         about = {"duration": len(wav) / 16000, "spk_id": "ab"[number % 2], "text": text}
         entries[str(number)] = {"wav": str(path), **about}
-    manifest = out / "all.json"
-    manifest.write_text(json.dumps(entries))
-    part = [[manifest, out]]
+    parts = {}
+    for part in ("train", "valid", "test"):
+        # The same speech in all of them, under other ids.
+        named = {f"{part}-{name}": entry for name, entry in entries.items()}
+        (out / f"{part}.json").write_text(json.dumps(named))
+        parts[part] = [[out / f"{part}.json", out]]
     return {
         "tokenizer": tokenizer,
         "vocoder": None,
         "n_codebooks": None,
-        "train": part,
-        "valid": part,
-        "test": part,
+        **parts,
         "where": None,
         "letters": "texts",
         "pieces": 10 if system == "hebtts" else 0,

@@ -106,8 +106,8 @@ def _setup(seeds: int, steps: int, count: int) -> str:
         "Generated English sentences (flite) with their phones, pauses left out. "
         f"{count} texts are held out; the others train systems/tts/uslm.yaml behind "
         f"letters and systems/tts/hebtts.yaml behind {PIECES} word pieces of the same "
-        f"spelling, of equal size, {steps} steps of {BATCH} utterances. Vowels (a e i o "
-        "u) are taken out of words that have other letters. Ambiguous: texts with a "
+        f"spelling, of equal size, {steps} steps of {BATCH}. The vowels a, e, i, o, u "
+        "are taken out of words that have other letters. Ambiguous: texts with a "
         "word that is another word's spelling, too. Errors: edits over phones. "
         f"{seeds} seeds for held-out texts and starts. {RULE}"
     )
