@@ -1,6 +1,7 @@
 """How utterances are written down for a language model, and read again."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +20,9 @@ from speechbrain_dsu.utils.lengths import (
     relative_lengths,
 )
 
-# Bytes of a subword model for each of its pieces, at most: 16 units in UTF-8, a score.
-_ROOM = 96
+# Bytes of a subword model: settings, and at most 16 units in UTF-8 and a score for each
+# piece. The first eight hold its length.
+_SETTINGS, _ROOM, _HEAD = 2048, 96, 8
 _ITEMS = 256
 
 
@@ -97,7 +99,7 @@ class UnitScript(nn.Module):
         offsets = torch.tensor([0, *self.sizes[:-1]]).cumsum(0)
         self.register_buffer("offsets", offsets, persistent=False)
         if pieces is not None:
-            room = torch.zeros(pieces * _ROOM, dtype=torch.uint8)
+            room = torch.zeros(_SETTINGS + pieces * _ROOM, dtype=torch.uint8)
             self.register_buffer("subwords", room)
         self._bpe: UnitBPE | None = None
 
@@ -144,7 +146,9 @@ class UnitScript(nn.Module):
         written = runs.sum()
         if self.pieces is not None:
             self._bpe = UnitBPE.train(lines, sum(self.sizes), self.pieces)
-            model = torch.frombuffer(bytearray(self._bpe.model), dtype=torch.uint8)
+            model = self._bpe.model
+            model = bytearray(len(model).to_bytes(_HEAD, "little") + model)
+            model = torch.frombuffer(model, dtype=torch.uint8)
             if len(model) > len(self.subwords):
                 raise DsuError(f"a subword model of {len(model)} bytes finds no room")
             self.subwords.zero_()[: len(model)] = model
@@ -319,6 +323,10 @@ class UnitScript(nn.Module):
         """Codes with their provenance."""
         return Tokens(codes, lens, self.frame_rate, self.sizes, self.units)
 
+    def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
+        self._bpe = None
+        super()._load_from_state_dict(*args, **options)
+
     def _runs(self, codes: Tensor, lens: Tensor | None) -> Runs:
         if self.deduplicate:
             return deduplicate(codes, lens)
@@ -371,10 +379,11 @@ class UnitScript(nn.Module):
 
     def _subwords(self) -> UnitBPE:
         if self._bpe is None:
-            model = bytes(self.subwords.cpu().numpy()).rstrip(b"\0")
-            if not model:
+            model = bytes(self.subwords.cpu().numpy())
+            length = int.from_bytes(model[:_HEAD], "little")
+            if not length:
                 raise DsuError("this script has no subwords yet: fit it")
-            self._bpe = UnitBPE(model)
+            self._bpe = UnitBPE(model[_HEAD : _HEAD + length])
         return self._bpe
 
 
