@@ -36,6 +36,7 @@ from speechbrain_dsu.evaluation.claims.pretraining import (
     probe_pooled,
     read_corpus,
 )
+from speechbrain_dsu.evaluation.claims.soft_conversion import spoken_measures
 from speechbrain_dsu.utils.nearest import nearest_centers
 
 CLAIM = (
@@ -147,8 +148,14 @@ def run(data: Path, quick: bool = False) -> dict[str, Any]:
                 for measure, value in _probes(frames, known, held, new).items():
                     found.setdefault((measure, name), []).append(value)
             errors = _errors(states, phones.features, (known, new), sizes.steps)
+            heard = {name: (frames[0], frames[2]) for name, frames in states.items()}
+            spoken = spoken_measures(
+                heard, phones.features, known, new, 2 * sizes.steps
+            )
         for name, value in errors.items():
             found.setdefault(("digit error, converted", name), []).append(value)
+        for key, value in spoken.items():
+            found.setdefault(key, []).append(value)
     return make_result(53, "Soft-VC", CLAIM, _setup(sizes), _rows(found), laws)
 
 
@@ -162,7 +169,9 @@ def _setup(sizes: _Sizes) -> str:
         "probes pooled over thirds: held-out takes of the training speakers, digits "
         "of a new speaker too. Converted: a network maps units of one training "
         "speaker to log-mel frames; the new speaker's units go through it, and a "
-        "probe of real log-mel frames tells the digit. No waveform is made. "
+        "probe of real log-mel frames tells the digit. Spoken: the shipped vocoder, "
+        f"{2 * sizes.steps} steps on all training speakers, makes waveforms of the new "
+        "speaker's units in their voices, and the same probe reads those. "
         f"{sizes.seeds} seeds for draws, initial values and clusters. {RULE}"
     )
 
@@ -297,7 +306,7 @@ def _errors(
 
 
 def _rows(found: dict[tuple[str, str], list[float]]) -> list[dict[str, Any]]:
-    converted = "digit error, converted"
+    converted, spoken = "digit error, converted", "digit error, spoken"
     plan = [
         ("digits", _FRAMES, _HARD, "lower"),
         ("speakers", _FRAMES, _HARD, "lower"),
@@ -305,6 +314,8 @@ def _rows(found: dict[tuple[str, str], list[float]]) -> list[dict[str, Any]]:
         ("digits, new speaker", _HARD, _SOFT, "higher"),
         ("speakers", _HARD, _SOFT, "higher"),
         (converted, _HARD, _SOFT, "lower"),
+        (spoken, _HARD, _SOFT, "lower"),
+        ("target voice, spoken", _HARD, _SOFT, NOT_STATED),
         (converted, _FRAMES, _SOFT, NOT_STATED),
         (converted, _SPEECH, _SOFT, NOT_STATED),
     ]

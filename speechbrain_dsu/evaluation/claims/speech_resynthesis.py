@@ -75,7 +75,8 @@ def run(data: Path, quick: bool = False) -> dict[str, Any]:
             voices = sorted({digit.speaker for digit in known})
             for name in (_CONTENT, _PITCH, _ALL):
                 model = make_vocoder(name, voices)
-                train(model, units, known, sizes.steps, generator)
+                items = [_item(model, units, digit) for digit in known]
+                train(model, items, sizes.steps, generator)
                 for changed in (False, True) if name == _ALL else (False,):
                     label = _SWAPPED if changed else name
                     heard = judge(model, units, known, held, voices, changed)
@@ -159,28 +160,57 @@ def make_vocoder(name: str, voices: Sequence[str]) -> nn.Module:
     )
 
 
+class Item(NamedTuple):
+    """What a vocoder learns from.
+
+    Arguments
+    ---------
+    content : Tensor
+        ``[frames, codebooks]`` or ``[frames, size]``.
+    wav : Tensor
+        ``[frames * hop]``.
+    contours : dict
+        Name to ``[frames, values]``.
+    voice : str
+        One of the vocoder's.
+    """
+
+    content: Tensor
+    wav: Tensor
+    contours: dict[str, Tensor]
+    voice: str
+
+
 def train(
-    model: nn.Module,
-    units: Units,
-    digits: Sequence[Digit],
-    steps: int,
-    generator: torch.Generator,
+    model: nn.Module, items: Sequence[Item], steps: int, generator: torch.Generator
 ) -> None:
-    """Adam on the levels (and the pitch codes) of 16 random digits a step."""
-    items = [_given(model, units, digit) for digit in digits]
+    """Adam on the levels (and the pitch codes) of 16 random recordings a step.
+
+    Arguments
+    ---------
+    model : nn.Module
+        A vocoder whose generator writes levels; in evaluation mode afterwards.
+    items : sequence of Item
+        Recordings.
+    steps : int
+        Of Adam.
+    generator : torch.Generator
+        Draws the recordings.
+    """
     target = model.generator.target()
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     for _ in range(steps):
         rows = torch.randint(len(items), (16,), generator=generator).tolist()
-        codes, counts = pad_stack([items[row][0] for row in rows])
-        wavs = pad_stack([items[row][1] for row in rows])[0]
+        some = [items[row] for row in rows]
+        content, counts = pad_stack([item.content for item in some])
+        wavs = pad_stack([item.wav for item in some])[0]
         contours = {
-            name: pad_stack([items[row][2][name] for row in rows])[0]
+            name: pad_stack([item.contours[name] for item in some])[0]
             for name in model.contours
         }
-        speakers = [_voice(model, digits[row].speaker) for row in rows]
-        output = model(codes, counts / codes.shape[1], speakers, **contours)
-        mask = length_mask(counts, codes.shape[1]).unsqueeze(-1)
+        speakers = [item.voice for item in some]
+        output = model(content, counts / content.shape[1], speakers, **contours)
+        mask = length_mask(counts, content.shape[1]).unsqueeze(-1)
         error = (output.levels - target(wavs)).abs() * mask
         loss = error.sum() / mask.sum() / error.shape[-1] + sum(output.losses.values())
         optimizer.zero_grad()
@@ -189,14 +219,23 @@ def train(
     model.eval()
 
 
-def _given(
-    model: nn.Module, units: Units, digit: Digit
-) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Units, the waveform as long as they are, and contours."""
-    codes, wav = units(digit.frames), digit.frames
-    wav = F.pad(wav, (0, max(len(codes) * _HOP - len(wav), 0)))[: len(codes) * _HOP]
+def fitted(wav: Tensor, frames: int, hop: int) -> Tensor:
+    """A waveform as long as its frames: cut, or silence behind.
+
+    Example
+    -------
+    >>> fitted(torch.ones(5), 2, 3).tolist()
+    [1.0, 1.0, 1.0, 1.0, 1.0, 0.0]
+    """
+    return F.pad(wav, (0, max(frames * hop - len(wav), 0)))[: frames * hop]
+
+
+def _item(model: nn.Module, units: Units, digit: Digit) -> Item:
+    codes = units(digit.frames)
+    wav = fitted(digit.frames, len(codes), _HOP)
     contours = model.follow(wav.unsqueeze(0), len(codes))
-    return codes, wav, {name: contour[0] for name, contour in contours.items()}
+    contours = {name: contour[0] for name, contour in contours.items()}
+    return Item(codes, wav, contours, _voice(model, digit.speaker))
 
 
 def _voice(model: nn.Module, speaker: str) -> str:
@@ -229,7 +268,7 @@ def judge(
     """
     made, wanted, errors = [], [], []
     for digit in held:
-        codes, wav, contours = _given(model, units, digit)
+        codes, wav, contours, _ = _item(model, units, digit)
         place = voices.index(digit.speaker)
         other = voices[(place + 1) % len(voices)]
         target = other if swap else digit.speaker
@@ -267,7 +306,7 @@ def rates_add_up(model: nn.Module, units: Units, digits: Sequence[Digit]) -> boo
     """Whether streams cost what their sizes say, and their entropy no more."""
     streams: list[list[Tensor]] = [[], []]
     for digit in digits:
-        codes, _, contours = _given(model, units, digit)
+        codes, _, contours, _ = _item(model, units, digit)
         streams[0].append(codes)
         streams[1].append(model.contours["pitch"].codes(contours["pitch"][None])[0])
     sizes, every = (_UNITS, _PITCHES), (1, _EVERY)
