@@ -138,8 +138,9 @@ def seal_system(
     Path
         The folder.
     """
-    whole = dict(modules)
-    for name, source in parts.items():
+    whole = {name: part for name, part in modules.items() if name not in parts}
+    # In the order that they have in the YAML, which a fingerprint knows.
+    for name, source in reversed(parts.items()):
         # As published: in a run's memory they may not be rounded yet.
         whole[name] = load_bundle(find_bundle(source), verify="hash").modules[name]
     if bundle.get("half") is True:
