@@ -138,6 +138,23 @@ def test_attention_predicts_each_symbol_from_those_before():
     torch.testing.assert_close(states[0, :2], stepped[0], atol=1e-5, rtol=1e-4)
 
 
+def test_the_attention_loss_is_cross_entropy_per_symbol():
+    model = build().eval()
+    model.label_smoothing = 0.0
+    _, codes, lens, text, text_lens = batch()
+    found = model(codes, lens, text, text_lens)["attention"]
+    hidden, lens = model.encode(codes, lens)
+    special, total = model.transcripts.vocabulary, 0.0
+    for row, states, share, size in zip(text, hidden, lens, (3, 1, 2), strict=True):
+        ids = row[:size].tolist()
+        known = torch.tensor([[special.bos, *ids]])
+        decoded = model._decode(known, states[None], share[None])
+        wanted = torch.tensor([*ids, special.eos])
+        scores = model.head(decoded)[0]
+        total += torch.nn.functional.cross_entropy(scores, wanted, reduction="sum")
+    torch.testing.assert_close(found, total / (3 + 1 + 2 + 3), atol=1e-4, rtol=1e-4)
+
+
 def test_what_is_hidden_is_hidden_in_training_only():
     reader = UnitReader((50,), 8, time_mask=0.2, mask_steps=3, unit_dropout=0.5)
     torch.nn.init.constant_(reader.hidden, 7.0)

@@ -263,13 +263,16 @@ class UnitCTC(UnitRecogniser):
         targets = torch.cat([text, torch.full_like(begin, special.pad)], 1)
         targets = targets.scatter(1, counts.unsqueeze(1), special.eos)
         decoded = self._decode(torch.cat([begin, text], 1), hidden, lens)
-        return kldiv_loss(
+        # Its "mean" is the sum of all symbols; CTC's is one per symbol.
+        total = kldiv_loss(
             self.head(decoded).float().log_softmax(-1),
             targets,
             length=(counts + 1).float() / (size + 1),
             label_smoothing=self.label_smoothing,
             pad_idx=special.pad,
+            reduction="none",
         )
+        return total.sum() / (counts + 1).sum()
 
     def _decode(self, text: Tensor, hidden: Tensor, lens: Tensor) -> Tensor:
         """The decoder's states. SpeechBrain's ``forward`` would encode once more, its
