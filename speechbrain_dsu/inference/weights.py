@@ -40,17 +40,17 @@ def state_of(
     ['layer.bias', 'layer.weight']
     """
     state = {}
-    if isinstance(half, bool):
-        half = modules if half else ()
+    shrink = half is not False
+    rounded = set(modules) if half is True else set(half or ())
     for key, value in nn.ModuleDict(modules).state_dict().items():
         if not isinstance(value, Tensor):
             raise DsuError(
                 f"{key} is a {type(value).__name__}: only tensors are stored"
             )
         value = value.detach().cpu()
-        if half and value.dtype == torch.float32:
+        if shrink and value.dtype == torch.float32:
             small = value.half()
-            if key.split(".")[0] in half:
+            if key.split(".")[0] in rounded:
                 fits = torch.equal(small.isfinite(), value.isfinite())
             else:
                 # Weights that were rounded before lose nothing.
