@@ -87,7 +87,7 @@ def test_learns_by_heart_and_says_it_from_a_folder(tmp_path, system, source, cap
     assert results["test"]["distinct"] == 1 and results["test"]["ended"] == 1
     verify_bundle(tmp_path / "bundle")
     tts = UnitTTS.from_hparams(tmp_path / "bundle")
-    assert tts.manifest["about"]["kind"] == "tts" and tts.voices == ("a", "b")
+    assert tts.manifest["kind"] == "tts" and tts.voices == ("a", "b")
     found = tts.say_batch(TEXTS, ["a", "b", "a", "b"])
     right = total = 0
     for number, (text, item) in enumerate(
