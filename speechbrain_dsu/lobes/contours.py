@@ -187,7 +187,7 @@ def normalised(hertz: Tensor) -> Tensor:
 
     Example
     -------
-    >>> normalised(torch.tensor([[100.0, 0.0, 100.0]]))[0].tolist()
+    >>> normalised(torch.tensor([[100.0, 0.0, 100.0]]))[0].abs().tolist()
     [[0.0, 1.0], [0.0, 0.0], [0.0, 1.0]]
     """
     voiced = (hertz > 0).float()

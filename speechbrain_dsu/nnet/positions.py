@@ -51,12 +51,24 @@ class ConvPositions(nn.Module):
     def forward(self, frames: Tensor) -> Tensor:
         """What to add to frames ``[batch, frames, dim]``; those behind an end zero."""
         padded = F.pad(frames.transpose(1, 2), self.padding)
+        if self._narrow and frames.device.type == "cpu":
+            with torch.autocast("cpu", enabled=False):
+                return self._convolve(padded.to(self.conv.bias.dtype))
+        return self._convolve(padded)
+
+    def _convolve(self, padded: Tensor) -> Tensor:
         if torch.is_grad_enabled():
             found = self.conv(padded)
         else:
             weight, bias = self._weight(), self.conv.bias
             found = F.conv1d(padded, weight, bias, groups=self.conv.groups)
         return F.gelu(found).transpose(1, 2)
+
+    @property
+    def _narrow(self) -> bool:
+        """Whether groups are too narrow for bfloat16: with less than 16 channels each,
+        torch 2.11 gives wrong sums on CPUs with AMX."""
+        return self.conv.in_channels // self.conv.groups < 16
 
     def _weight(self) -> Tensor:
         """The normalised kernel, as long as its parameters are what they were."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from hyperpyyaml import load_hyperpyyaml
 
-from contract.tokenizers_codecs import CODECS, build_codec, codec_yaml
+from contract.tokenizers_codecs import CODECS, PADDED, build_codec, codec_yaml
 from contract.tokenizers_native import NATIVE, build_native, native_text
 from contract.tokenizers_transformers import FACTORIES, YAMLS
 from speechbrain_dsu.inference.bundles import load_bundle
@@ -81,7 +81,8 @@ CASES: dict[str, Case] = {
 }
 CASES |= {name: Case(FACTORIES[name], YAMLS[name]) for name in FACTORIES}
 CASES |= {
-    name: Case(partial(build_codec, name), partial(codec_yaml, name)) for name in CODECS
+    name: Case(partial(build_codec, name), partial(codec_yaml, name))
+    for name in (*CODECS, *PADDED)
 }
 CASES |= {
     name: Case(partial(build_native, name), partial(native_text, name))

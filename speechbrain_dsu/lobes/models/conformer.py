@@ -25,6 +25,7 @@ class SpeechBrainEncoder(nn.Module):
     ...     num_decoder_layers=0,
     ...     encoder_module="conformer",
     ...     attention_type="RelPosMHAXL",
+    ...     normalize_before=True,
     ...     causal=False,
     ... )
     >>> encoder = SpeechBrainEncoder(transformer)
