@@ -52,7 +52,7 @@ def convolve(
     """
     if signal.device.type != "cpu":
         return F.conv1d(signal, weight, bias, stride, padding, dilation, groups)
-    if groups == 1 and _by_products(signal):
+    if groups == 1 and unrecorded():
         if weight.shape[2] == stride == 1 and padding == 0:
             # 64 -> 64 channels, 16,000 frames: 2.6, here 2.0. torch takes its slow
             # path for such an image, which copies the signal twice.
@@ -105,12 +105,7 @@ def spread(signal: Tensor, weight: Tensor, stride: int, groups: int = 1) -> Tens
         return F.conv_transpose1d(signal, weight, None, stride, groups=groups)
     batch, channels, time = signal.shape
     kernel = weight.shape[2]
-    if (
-        groups == 1
-        and _by_products(signal)
-        and batch * time <= FEW
-        and kernel % stride == 0
-    ):
+    if groups == 1 and unrecorded() and batch * time <= FEW and kernel % stride == 0:
         # 1536 -> 768 channels, kernel 16, 50 frames: 93, as an image 149, here 36.
         table = weight.transpose(1, 2).reshape(channels, -1)
         rows = (signal.transpose(1, 2) @ table).view(batch, time, kernel // stride, -1)
@@ -130,8 +125,8 @@ def channels_last(signal: Tensor) -> Tensor:
     return signal.unsqueeze(2).contiguous(memory_format=torch.channels_last)
 
 
-def _by_products(signal: Tensor) -> bool:
-    """Whether matrix products may stand in: neither gradients nor a graph wanted."""
+def unrecorded() -> bool:
+    """Whether other operations may stand in: neither gradients nor a graph wanted."""
     recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
     return not (torch.is_grad_enabled() or recorded)
 

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from speechbrain_dsu.nnet.streaming import Aligned
 from speechbrain_dsu.nnet.streaming_conv import StreamConv1d
+from speechbrain_dsu.nnet.stretches import Residual
 
 
 class Snake(nn.Module):
@@ -24,21 +25,23 @@ class Snake(nn.Module):
     2.5708
     """
 
+    pointwise = True
+
     def __init__(self, channels: int):
         super().__init__()
         self.alpha = nn.Parameter(torch.ones(channels, 1))
 
     def forward(self, signal: Tensor) -> Tensor:
         """Map ``[batch, channels, time]`` to the same shape."""
-        wave = torch.sin(self.alpha * signal)
+        wave = self.alpha * signal
         if torch.is_grad_enabled():
-            return signal + wave.square() / (self.alpha + 1e-9)
+            return signal + wave.sin().square() / (self.alpha + 1e-9)
         # The sines fill the cache: nothing else is written that need not be.
-        wave = wave.square_().mul_((self.alpha + 1e-9).reciprocal())
-        return wave.add_(signal)
+        wave = wave.sin_().square_()
+        return torch.addcmul(signal, wave, (self.alpha + 1e-9).reciprocal(), out=wave)
 
 
-class SnakeUnit(nn.Module):
+class SnakeUnit(Residual):
     """Two Snakes, a dilated and a pointwise convolution, and a shortcut.
 
     Arguments
@@ -68,6 +71,7 @@ class SnakeUnit(nn.Module):
             Snake(channels),
             StreamConv1d(channels, channels, 1),
         )
+        self.shortcut = nn.Identity()
         self.aligned = Aligned(dim=-1)
 
     def forward(self, signal: Tensor) -> Tensor:

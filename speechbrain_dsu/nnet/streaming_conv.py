@@ -233,15 +233,12 @@ class StreamConv1d(nn.Conv1d):
         signal = signal if padding else self.windows(signal)
         if signal.shape[-1] + 2 * padding < self.lengths.span:
             return signal.new_zeros(len(signal), self.out_channels, 0)
-        return convolve(
-            signal,
-            self.weight,
-            self.bias,
-            self.stride[0],
-            self.dilation[0],
-            self.groups,
-            padding,
-        )
+        return self.on_windows(signal, padding)
+
+    def on_windows(self, padded: Tensor, padding: int = 0) -> Tensor:
+        """Output of a signal that ``windows`` gave, or with zeros at either end."""
+        settings = self.stride[0], self.dilation[0], self.groups
+        return convolve(padded, self.weight, self.bias, *settings, padding)
 
     def _own_padding(self, signal: Tensor) -> int:
         """Zeros that the product adds on both sides by itself, without a copy."""

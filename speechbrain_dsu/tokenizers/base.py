@@ -30,8 +30,8 @@ class Tokenizer(StreamsTokens, nn.Module):
     An utterance's tokens do not depend on the batch it comes in. ``batching`` says
     how this is kept up: ``solo`` runs items one by one, ``equal`` runs items of one
     length together, ``padded`` pads and masks (only models that mask exactly).
-    ``auto`` is ``solo`` on a CPU, where it is also the fastest since a batch leaves
-    the cache, and on an accelerator ``padded`` where possible, otherwise ``equal``.
+    ``auto`` is ``solo`` on a CPU, where a batch leaves the cache (``equal`` for models
+    that ``gather``), on an accelerator ``padded`` where possible, otherwise ``equal``.
     Batched products may round differently from those of one item: for bit-equal
     tokens on an accelerator set ``batching="solo"``.
 
@@ -64,8 +64,8 @@ class Tokenizer(StreamsTokens, nn.Module):
     """
 
     batching: Batching = "auto"
-    max_batch_seconds = 160.0
-    """Padded audio per batch on an accelerator."""
+    max_batch_seconds = 160.0  # padded audio per batch on an accelerator
+    gathers = False  # whether items of one length run faster together on a CPU, too
     has_vectors = True
     """Whether ``embed`` works: False in a subclass without ``embed_batch``."""
 
@@ -225,7 +225,8 @@ class Tokenizer(StreamsTokens, nn.Module):
         items = valid_items(wavs, lens, sample_rate, self.sample_rate)
         sizes = self.codebook_sizes[: self._keep(n_codebooks)]
         codes: list[Tensor | None] = [None] * len(items)
-        for group in self._batches([len(item) for item in items]):
+        limit = self.max_batch_seconds * self.sample_rate
+        for group in group_items([len(item) for item in items], self._mode(), limit):
             found = self._encode_group([items[i] for i in group], n_codebooks)
             for index, item in zip(group, found, strict=True):
                 codes[index] = item
@@ -237,20 +238,16 @@ class Tokenizer(StreamsTokens, nn.Module):
             raise DsuError(f"n_codebooks={n_codebooks} asked of {total} codebooks")
         return n_codebooks or total
 
-    def _batches(self, counts: list[int]) -> list[list[int]]:
-        """Indices of the items to run together."""
-        mode = self.batching
-        if mode == "auto":
-            if self.device.type == "cpu":
-                mode = "solo"
-            else:
-                mode = "padded" if self.masks_padding else "equal"
-        if mode == "padded" and not self.masks_padding:
-            raise DsuError(
-                f"{type(self).__name__} can't mask padding exactly: set batching to "
-                "'equal' or 'solo'"
-            )
-        return group_items(counts, mode, self.max_batch_seconds * self.sample_rate)
+    def _mode(self) -> Batching:
+        """How items run together."""
+        if self.batching == "padded" and not self.masks_padding:
+            name = type(self).__name__
+            raise DsuError(f"{name} can't mask padding: batching='equal' or 'solo'")
+        if self.batching != "auto":
+            return self.batching
+        if self.device.type == "cpu":
+            return "equal" if self.gathers else "solo"
+        return "padded" if self.masks_padding else "equal"
 
     def _encode_group(
         self, items: list[Tensor], n_codebooks: int | None
@@ -364,12 +361,17 @@ class Tokenizer(StreamsTokens, nn.Module):
         """
         self._check_decoder()
         self.check_fingerprint(tokens)
-        wavs = []
-        for codes in tokens.to(self.device).unpad():
-            if len(codes):
-                wavs.append(self.decode_batch(codes.unsqueeze(0), **conditions)[0])
-            else:
-                wavs.append(torch.zeros(0, device=self.device))
+        items = tokens.to(self.device).unpad()
+        wavs = [torch.zeros(0, device=self.device)] * len(items)
+        # Conditions are those of one item.
+        mode = "solo" if conditions or self._mode() == "solo" else "equal"
+        limit = self.max_batch_seconds * self.frame_rate
+        for group in group_items(tokens.counts.tolist(), mode, limit):
+            if len(items[group[0]]):
+                codes = torch.stack([items[i] for i in group])
+                together = self.decode_batch(codes, **conditions)
+                for index, wav in zip(group, together, strict=True):
+                    wavs[index] = wav
         padded, counts = pad_stack(wavs)
         return padded, relative_lengths(counts, padded.shape[1])
 

@@ -68,6 +68,9 @@ class CodecTokenizer(Tokenizer):
         )
         self.codec = codec
         self.precise = precise
+        # In float64 a batch decides no code otherwise than its items alone.
+        together = any(getattr(part, "together", False) for part in codec.modules())
+        self.gathers = precise and together
         # Not modules of this one: they are its weights over again.
         self._copies: dict[str, tuple[Any, nn.Module]] = {}
 

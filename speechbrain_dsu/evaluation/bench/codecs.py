@@ -1,9 +1,9 @@
 """Neural codecs against their peers, and streams by the size of their pieces.
 
 EnCodec 24 kHz, DAC 16 kHz and Mimi of transformers with random weights, converted to
-our modules; the same audio in turn through both. Peers run a batch at once; ours runs
-its items one after another, as tokenizers here do on a CPU. Latents and waveforms are
-timed, quantizers have a section of their own. Seconds are those of the processor, so
+our modules; the same audio in turn through both, a batch of equal lengths at once: ours
+runs what is faster one after another by itself. Latents and waveforms are timed,
+quantizers have a section of their own. Seconds are those of the processor, so
 that a busy machine does the least harm. ``difference`` is the largest one between the
 outputs; moshi keeps its own random weights and has none.
 
@@ -92,7 +92,7 @@ def _rows(pair: Pair, batch: int, seconds: float, turns: int) -> list[dict[str, 
         spent: tuple[list[float], list[float]] = [], []
         for _ in range(turns + (turns > 1)):
             start = time.process_time()
-            mine = torch.cat([ours(item) for item in inputs.split(1)])
+            mine = ours(inputs)
             spent[0].append(time.process_time() - start)
             start = time.process_time()
             other = theirs(inputs)

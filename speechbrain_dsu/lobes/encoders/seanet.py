@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from speechbrain_dsu.nnet.convolution import Conv, ConvStack
 from speechbrain_dsu.nnet.streaming import Aligned, current_stream
 from speechbrain_dsu.nnet.streaming_conv import PadMode, StreamConv1d
+from speechbrain_dsu.nnet.stretches import Chain, Elu, Residual
 from speechbrain_dsu.nnet.transformer import Transformer
 from speechbrain_dsu.nnet.weights import normalise_weights
 from speechbrain_dsu.utils.errors import DsuError
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(Residual):
     """A dilated and a pointwise convolution beside a shortcut; channel-first.
 
     Arguments
@@ -55,9 +56,9 @@ class ResidualBlock(nn.Module):
         inner = channels // compress
         # The first may not work in place: the shortcut needs its input.
         self.block = nn.Sequential(
-            nn.ELU(),
+            Elu(),
             StreamConv1d(channels, inner, kernel, dilation=dilation, **same),
-            nn.ELU(inplace=True),
+            Elu(inplace=True),
             StreamConv1d(inner, channels, 1, **same),
         )
         self.shortcut = (
@@ -88,6 +89,8 @@ class ResidualLSTM(nn.Module):
     >>> ResidualLSTM(4, 2)(torch.zeros(1, 4, 7)).shape
     torch.Size([1, 4, 7])
     """
+
+    together = True  # its weights are read once per step, for all items
 
     def __init__(self, channels: int, n_layers: int):
         super().__init__()
@@ -183,17 +186,17 @@ class SEANetEncoder(nn.Module):
                 **same,
             )
             layers += [
-                nn.ELU(inplace=True),
+                Elu(inplace=True),
                 StreamConv1d(channels, 2 * channels, 2 * stride, stride, **same),
             ]
             channels *= 2
         if lstm_layers:
             layers.append(ResidualLSTM(channels, lstm_layers))
         layers += [
-            nn.ELU(inplace=True),
+            Elu(inplace=True),
             StreamConv1d(channels, dim, last_kernel, **same),
         ]
-        self.layers = nn.Sequential(*layers)
+        self.layers = Chain(*layers)
         self.sample_rate, self.dim, self.causal = sample_rate, dim, causal
         self.lengths = ConvStack(main_path(self.layers))
         self.remembers = lstm_layers > 0

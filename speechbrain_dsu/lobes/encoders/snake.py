@@ -8,6 +8,7 @@ from speechbrain_dsu.lobes.encoders.seanet import main_path
 from speechbrain_dsu.nnet.convolution import ConvStack
 from speechbrain_dsu.nnet.snake import Snake, SnakeUnit
 from speechbrain_dsu.nnet.streaming_conv import StreamConv1d
+from speechbrain_dsu.nnet.stretches import Chain
 from speechbrain_dsu.nnet.weights import normalise_weights
 
 
@@ -74,7 +75,7 @@ class SnakeEncoder(nn.Module):
             ]
             channels *= 2
         layers += [Snake(channels), StreamConv1d(channels, dim, 3, causal=causal)]
-        self.layers = nn.Sequential(*layers)
+        self.layers = Chain(*layers)
         self.sample_rate, self.dim, self.causal = sample_rate, dim, causal
         self.lengths = ConvStack(main_path(self.layers))
         if weight_norm:

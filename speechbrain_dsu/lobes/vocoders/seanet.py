@@ -14,6 +14,7 @@ from speechbrain_dsu.nnet.streaming_conv import (
     StreamConv1d,
     StreamConvTranspose1d,
 )
+from speechbrain_dsu.nnet.stretches import Chain, Elu
 from speechbrain_dsu.nnet.transformer import Transformer
 from speechbrain_dsu.nnet.weights import normalise_weights
 
@@ -105,7 +106,7 @@ class SEANetDecoder(nn.Module):
             layers.append(ResidualLSTM(channels, lstm_layers))
         for stride in strides:
             layers += [
-                nn.ELU(inplace=True),
+                Elu(inplace=True),
                 StreamConvTranspose1d(
                     channels, channels // 2, 2 * stride, stride, causal=causal
                 ),
@@ -119,8 +120,8 @@ class SEANetDecoder(nn.Module):
                 shortcut=shortcut,
                 **same,
             )
-        layers += [nn.ELU(inplace=True), StreamConv1d(channels, 1, last_kernel, **same)]
-        self.layers = nn.Sequential(*layers)
+        layers += [Elu(inplace=True), StreamConv1d(channels, 1, last_kernel, **same)]
+        self.layers = Chain(*layers)
         self.sample_rate, self.dim, self.causal = sample_rate, dim, causal
         self.hop = math.prod(strides)
         self.delay = stream_delay(self.layers)

@@ -10,6 +10,7 @@ from speechbrain_dsu.lobes.vocoders.seanet import stream_delay
 from speechbrain_dsu.nnet.snake import Snake
 from speechbrain_dsu.nnet.streaming import current_stream, join
 from speechbrain_dsu.nnet.streaming_conv import StreamConv1d, StreamConvTranspose1d
+from speechbrain_dsu.nnet.stretches import Chain
 from speechbrain_dsu.nnet.weights import normalise_weights
 
 
@@ -94,7 +95,7 @@ class SnakeDecoder(nn.Module):
             channels //= 2
             layers += snake_units(channels, dilations, causal)
         layers += [Snake(channels), StreamConv1d(channels, 1, 7, causal=causal)]
-        self.layers = nn.Sequential(*layers, nn.Tanh())
+        self.layers = Chain(*layers, nn.Tanh())
         self.strides = tuple(strides)
         self.sample_rate, self.dim, self.causal = sample_rate, dim, causal
         self.hop = math.prod(strides)
