@@ -31,12 +31,22 @@ class Reference(Protocol):
 
 
 def read_pairs(path: str | Path) -> list[tuple[str, str]]:
-    """Pairs to tell apart, from a CSV file with the columns ``real`` and ``fake``.
+    """Pairs to tell apart, as sWUGGY's, from the columns ``real`` and ``fake``.
+
+    Arguments
+    ---------
+    path : str or Path
+        A ``.csv`` or ``.tsv`` file with a head line; other columns are not read.
+
+    Returns
+    -------
+    list of (str, str)
+        One per row.
 
     Raises
     ------
     DsuError
-        If a column is missing or there are no pairs.
+        If the file can't be read, lacks a column, or a row lacks an item.
 
     Example
     -------
@@ -45,14 +55,21 @@ def read_pairs(path: str | Path) -> list[tuple[str, str]]:
     >>> read_pairs(path)
     [('brick.wav', 'blick.wav')]
     """
+    path, pairs = Path(path), []
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
+            delimiter = "\t" if path.suffix == ".tsv" else ","
+            reader = csv.DictReader(file, delimiter=delimiter)
+            missing = {"real", "fake"} - set(reader.fieldnames or ())
+            if missing:
+                raise DsuError(f"{path}: has no column {', '.join(sorted(missing))}")
+            for row in reader:
+                if not row["real"] or not row["fake"]:
+                    raise DsuError(f"{path}:{reader.line_num}: an item is empty")
+                pairs.append((row["real"], row["fake"]))
     except (OSError, UnicodeDecodeError) as error:
         raise DsuError(f"{path}: cannot be read as pairs ({error})") from None
-    if not rows or not {"real", "fake"} <= set(rows[0]):
-        raise DsuError(f"{path}: pairs stand in the columns 'real' and 'fake'")
-    return [(row["real"], row["fake"]) for row in rows]
+    return pairs
 
 
 @dataclass(frozen=True)

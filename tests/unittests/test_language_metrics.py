@@ -90,6 +90,14 @@ def test_pairs_are_read_and_both_sums_told(tmp_path):
     # Summed: lost, tie, lost; per id: -2 against -5, -3, and -1 against -2.
     assert found.summed == pytest.approx(0.5 / 3) and found.normalised == 1.0
     assert sorted(asked) == ["a", "b", "c", "d"]
-    path.write_text("good,bad\na,b\n")
-    with pytest.raises(DsuError, match="'real' and 'fake'"):
+    path = tmp_path / "p.tsv"
+    path.write_text("n\treal\tfake\n1\ta\tb\n2\t\tb\n")
+    with pytest.raises(DsuError, match=":3: an item is empty"):
         read_pairs(path)
+    path.write_text("real\n")
+    with pytest.raises(DsuError, match="no column fake"):
+        read_pairs(path)
+    with pytest.raises(DsuError, match="cannot be read"):
+        read_pairs(tmp_path / "none.csv")
+    with pytest.raises(DsuError, match="no pairs"):
+        pair_accuracy([], scores.get)

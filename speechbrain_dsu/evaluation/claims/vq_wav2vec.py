@@ -130,6 +130,8 @@ def run(data: Path, quick: bool = False) -> dict[str, Any]:
             parts = build()
             pretrain(parts, wavs, sizes.steps, generator, label_hop=160)
             codes = CodeFrames(parts["front_end"], parts["quantizer"])
+            found.note("tuples in use", "there are", float(_SIZE**2))
+            found.note("tuples in use", _CODES, float(_tuples(codes, wavs)))
             untrained, trained = _train_bert(codes, wavs, sizes.steps, generator, laws)
             _keep_hard(laws, parts, wavs[0])
             order = torch.randperm(len(digits.train), generator=generator).tolist()
@@ -201,6 +203,13 @@ def tuple_ids(codes: Tensor) -> tuple[Tensor, Tensor]:
     ([[0, 2], [3, 1]], [1, 0, 1])
     """
     return codes.unique(dim=0, return_inverse=True)
+
+
+@torch.no_grad()
+def _tuples(codes: CodeFrames, wavs: list[Tensor]) -> int:
+    """How many tuples occur: codes that fell together explain what follows."""
+    known = [codes.codes(wav.unsqueeze(0))[0] for wav in wavs]
+    return len(tuple_ids(torch.cat(known))[0])
 
 
 def _train_bert(
@@ -306,6 +315,7 @@ def _rows(found: Found) -> list[dict[str, Any]]:
         for measure in ("phones", "digits")
         for rival in (_CODES, _RANDOM)
     ]
+    rows.append(found.row("tuples in use", "there are", _CODES, "none stated"))
     for size in _GROUPED:
         one, two = f"1 x {size}", f"2 x {size}"
         rows.append(found.row(f"error, {size} entries", one, two, "lower"))
