@@ -233,6 +233,16 @@ class LayoutRule:
                 f"item {item} begins with {int(steps[item])} steps, no fewer than the "
                 f"{int(self._lengths[item])} of {int(caps[item])} frames"
             )
+        if self._open:
+            # Of delayed codebooks more frames may have begun than steps are left for.
+            begun = self.layout.frames(steps + self.layout.length(0) - 1)
+            over = (begun > caps).nonzero()
+            if len(over):
+                item = int(over[0])
+                raise DsuError(
+                    f"item {item} begins with {int(begun[item])} frames, more than "
+                    f"the most of {int(caps[item])}"
+                )
         plans = [self._plan(n).to(device) for n in caps.tolist()]
         # Behind an item's end: padding.
         fill = self._special_row[self.pad]

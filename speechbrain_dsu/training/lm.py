@@ -111,7 +111,9 @@ def write_on(
     """
     layout, size = model.embedding.layout, prompt.shape[1]
     if hasattr(layout, "frames"):
-        rules = LayoutRule(layout, max_frames=layout.frames(size + steps) + 1)
+        # Frames that have begun after so many steps; delayed codes are to come.
+        begun = layout.frames(size + steps + layout.length(0) - 1)
+        rules = LayoutRule(layout, max_frames=begun + 1)
     else:
         rules = EndRule(layout.vocabulary, max_steps=size + steps)
     device = prompt.device

@@ -1,10 +1,11 @@
-"""Very different tokenizers go through a task's script: one line changes.
+"""Every shipped tokenizer goes through every task's script: one line changes.
 
 The scripts and their flags are those of ``tests/recipes``; only ``--tokenizer`` is
 another one. A run trains some steps, tests, and seals a bundle, which is loaded.
 """
 
 import csv
+import ctypes.util
 import runpy
 import shutil
 import sys
@@ -12,16 +13,19 @@ from pathlib import Path
 
 import pytest
 
+from speechbrain_dsu.dataio.corpora import synth
 from speechbrain_dsu.inference import load_bundle
+from speechbrain_dsu.utils.paths import shipped_bundles
 
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = {
     "asr": "FSDD/ASR/hparams/train_ctc.yaml",
     "tts": "FSDD/TTS/hparams/digits_tts.yaml",
     "vc": "FSDD/VC/hparams/train_units.yaml",
+    "lm": "Synth/LM/hparams/train_gslm.yaml",
+    "s2st": "Synth/S2ST/hparams/train_s2ut.yaml",
 }
-# One id of a hundred a frame, and eighty of sixteen.
-TOKENIZERS = ("mfcc-k100", "dmel")
+SYNTHESISERS = shutil.which("flite") and ctypes.util.find_library("espeak-ng")
 
 
 def row_of(yaml):
@@ -32,20 +36,30 @@ def row_of(yaml):
 
 @pytest.fixture(scope="module")
 def folders(speech_data, tmp_path_factory):
-    """Some recordings of every digit by every speaker."""
+    """Some recordings of every digit by every speaker; generated speech in pairs."""
     root = tmp_path_factory.mktemp("any")
     recordings = root / "fsdd" / "recordings"
     recordings.mkdir(parents=True)
     for take in (0, 5, 6):
         for path in (speech_data / "fsdd" / "recordings").glob(f"*_{take}.wav"):
             shutil.copyfile(path, recordings / path.name)
-    return {"FSDD": root / "fsdd"}
+    if SYNTHESISERS:
+        few = {
+            "languages": {"en": 0.6, "es": 0.4},
+            "valid_utterances": 4,
+            "test_utterances": 4,
+            "pairs": 60,
+        }
+        synth.generate(root / "synth", 0.01, **few, workers=2)
+    return {"FSDD": root / "fsdd", "Synth": root / "synth"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+@pytest.mark.parametrize("tokenizer", shipped_bundles("tokenizer"))
 @pytest.mark.parametrize("task", TASKS)
 def test_one_line_changes(task, tokenizer, folders, tmp_path, monkeypatch):
+    if task in ("lm", "s2st") and not SYNTHESISERS:
+        pytest.skip("needs the Debian packages flite and espeak-ng")
     row = row_of(TASKS[task])
     flags = row["test_debug_flags"].format(out=tmp_path, **folders).split()
     flags = [flag for flag in flags if not flag.startswith("--tokenizer=")]
