@@ -46,7 +46,7 @@ SYSTEMS = [
     ("unit_ctc", {}),
     ("unit_ctc", {"encoder_module": "branchformer", "stride": 2}),
     ("unit_ctc", {"combine": "concat", "width": 4, "stride": 3, "decoder_layers": 0}),
-    ("unit_transducer", {"stride": 2}),
+    ("unit_transducer", {"stride": 2, "per_item": True}),
 ]
 
 
@@ -210,3 +210,19 @@ def test_bits_per_second_are_those_of_a_hand_calculation():
     found = judged(model, entries, {"a": codes, "b": codes[:2]})
     assert found["steps per second"] == (3 + 1) / 2.0
     assert found["bits per second"] == pytest.approx(2 * (math.log2(20) + math.log2(6)))
+
+
+def test_what_is_the_same_in_all_steps_of_an_item_is_gone():
+    """A louder channel adds to every log-mel frame; so does it to the vectors."""
+    torch.manual_seed(0)
+    reader = UnitReader((), dim=8, frame_dim=5, per_item=True).eval()
+    frames, lens = torch.randn(2, 9, 5), torch.tensor([1.0, 5 / 9])
+    louder = frames + 3 * torch.randn(2, 1, 5)
+    assert torch.allclose(reader(frames, lens)[0], reader(louder, lens)[0], atol=1e-5)
+    reader.norm = torch.nn.Identity()
+    vectors = reader(frames, lens)[0]
+    for row, count in zip(vectors, (9, 5), strict=True):
+        assert torch.allclose(row[:count].mean(0), torch.zeros(8), atol=1e-6)
+        spread = row[:count].std(0, unbiased=False)
+        assert torch.allclose(spread, torch.ones(8), atol=1e-2)
+        assert (row[count:] == 0).all()

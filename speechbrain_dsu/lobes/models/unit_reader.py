@@ -51,6 +51,9 @@ class UnitReader(nn.Module):
         Length of a span.
     unit_dropout : float
         In training: share of single units (values) that are hidden.
+    per_item : bool
+        Standardise each item's vectors over its own steps: what a voice, a level or a
+        channel adds to all of them is gone. Not for streams.
 
     Raises
     ------
@@ -76,13 +79,14 @@ class UnitReader(nn.Module):
         time_mask: float = 0.0,
         mask_steps: int = 10,
         unit_dropout: float = 0.0,
+        per_item: bool = False,
     ):
         super().__init__()
         if not sizes and frame_dim < 1:
             raise DsuError("a reader needs codebook sizes, or frame_dim for frames")
         self.dim, self.frame_dim, self.stride = dim, frame_dim, stride
         self.time_mask, self.mask_steps = time_mask, mask_steps
-        self.unit_dropout = unit_dropout
+        self.unit_dropout, self.per_item = unit_dropout, per_item
         self.discrete = bool(sizes)
         if self.discrete:
             layout = Parallel(Vocabulary(sizes=tuple(sizes), shared=True))
@@ -102,7 +106,9 @@ class UnitReader(nn.Module):
 
     def extra_repr(self) -> str:
         """Settings that no weight shows."""
-        return f"stride={self.stride}, discrete={self.discrete}"
+        # Bundles that are older than a setting keep their fingerprints.
+        more = ", per_item=True" if self.per_item else ""
+        return f"stride={self.stride}, discrete={self.discrete}{more}"
 
     @torch.no_grad()
     def standardise(self, frames: Tensor) -> "UnitReader":
@@ -151,7 +157,10 @@ class UnitReader(nn.Module):
         steps = source.shape[1]
         counts = absolute_lengths(lens, steps, len(source)).to(source.device)
         mask = length_mask(counts, steps)
-        vectors = self.norm(self._vectors(source, mask))
+        vectors = self._vectors(source, mask)
+        if self.per_item:
+            vectors = _standardised(vectors, mask)
+        vectors = self.norm(vectors)
         if self.training and self.time_mask and steps:
             spans = span_mask(counts, steps, self.time_mask, self.mask_steps)
             hidden = self.hidden.to(vectors.dtype)
@@ -179,3 +188,12 @@ class UnitReader(nn.Module):
             return 1.0
         draws = torch.rand(like.shape, device=like.device)
         return (draws >= self.unit_dropout).to(dtype)
+
+
+def _standardised(vectors: Tensor, mask: Tensor) -> Tensor:
+    """Mean 0 and deviation 1 of each value over an item's steps, in float32."""
+    values, mask = vectors.float(), mask.unsqueeze(-1)
+    counts = mask.sum(1, keepdim=True).clamp(min=1)
+    values = (values - (values * mask).sum(1, keepdim=True) / counts) * mask
+    spread = values.square().sum(1, keepdim=True) / counts
+    return (values * (spread + 1e-5).rsqrt()).to(vectors.dtype)
