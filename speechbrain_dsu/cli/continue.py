@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--int8", action="store_true", help="matrices in eight bits: faster, inexact"
     )
-    parser.add_argument("--speaker", help="voice, for vocoders that have several")
+    parser.add_argument("--voice", help="of vocoders that have several")
     common.add_device_argument(parser)
 
 
@@ -77,13 +77,13 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     if args.text is not None:
-        _write(model, model.continue_text(args.text, **how), out, "text", args.speaker)
+        _write(model, model.continue_text(args.text, **how), out, "text", args.voice)
         return 0
     from speechbrain_dsu.dataio.manifest import read_items
 
     for item in read_items(args.source, args.data_root, args.column):
         found = model.continue_file(item.path, args.prompt_seconds, **how)
-        _write(model, found, out, item.id, args.speaker)
+        _write(model, found, out, item.id, args.voice)
     return 0
 
 

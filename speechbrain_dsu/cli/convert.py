@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="shipped name (digits-vc), bundle folder, or Hub id owner/name",
     )
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
-    parser.add_argument("--speaker", metavar="VOICE", help="? lists the voices")
+    parser.add_argument("--voice", help="? lists the voices")
     parser.add_argument(
         "--flat", action="store_true", help="without the source's pitch contour"
     )
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     items = read_items(args.source, args.data_root, args.column)
     device = {"device": str(common.choose_device(args.device))}
     converter = VoiceConverter.from_hparams(args.model, args.revision, run_opts=device)
-    if args.speaker == "?":
+    if args.voice == "?":
         print("\n".join(converter.voices))
         return 0
     if args.out is None:
@@ -65,12 +65,12 @@ def run(args: argparse.Namespace) -> int:
         path = target(out, item.id)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            converter.convert_file(item.path, args.speaker, path, not args.flat)
+            converter.convert_file(item.path, args.voice, path, not args.flat)
         except AudioError as error:
             print(f"dsu: {error}", file=sys.stderr)
             failed += 1
     done = len(items) - failed
-    print(f"{out}: {done} files at {converter.output_rate} Hz, voice {args.speaker}")
+    print(f"{out}: {done} files at {converter.output_rate} Hz, voice {args.voice}")
     return 1 if failed else 0
 
 
@@ -97,8 +97,8 @@ def _judge(args: argparse.Namespace) -> int:
         return recogniser.transcribe_batch(wav[None], sample_rate=rate)[0]
 
     voices = [voice for voice in converter.voices if voice in probe.speakers]
-    if args.speaker is not None:
-        voices = [voice for voice in voices if voice == args.speaker]
+    if args.voice is not None:
+        voices = [voice for voice in voices if voice == args.voice]
     if not voices:
         raise DsuError(f"--known has none of the voices {', '.join(converter.voices)}")
     entries = read_manifest(args.source, args.data_root)

@@ -1,7 +1,7 @@
 """Turn a token store back into audio, one WAV file per utterance.
 
 Tokens of a codec are decoded by it (--tokenizer); units that have no decoder of their
-own are spoken by a vocoder that was trained on them (--vocoder, --speaker).
+own are spoken by a vocoder that was trained on them (--vocoder, --voice).
 """
 
 import argparse
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="NAME",
             help="shipped name, bundle folder, or Hub id owner/name",
         )
-    parser.add_argument("--speaker", metavar="VOICE", help="of a vocoder")
+    parser.add_argument("--voice", help="of a vocoder")
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
     common.add_device_argument(parser)
     parser.add_argument("--out", required=True, help="folder of the WAV files")
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
         device = {"device": str(common.choose_device(args.device))}
         loaded = UnitVocoder.from_hparams(args.vocoder, args.revision, run_opts=device)
-        decoder, conditions = loaded.mods.vocoder, {"speaker": args.speaker}
+        decoder, conditions = loaded.mods.vocoder, {"speaker": args.voice}
     else:
         decoder = common.load_tokenizer(args.tokenizer, args.revision, args.device)
         conditions = {}

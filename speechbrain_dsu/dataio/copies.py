@@ -74,6 +74,46 @@ def at_speeds(
     return found
 
 
+def at_rate(
+    entries: Entries, rate: int, folder: str | Path
+) -> dict[str, dict[str, Any]]:
+    """Entries of a manifest, none with more bandwidth than ``rate`` has room for.
+
+    Recordings of several corpora sound alike then: a model that learns from wideband
+    speech beside telephone speech would learn the corpus.
+
+    Arguments
+    ---------
+    entries : mapping
+        Id to entry with ``wav``.
+    rate : int
+        In hertz; a recording of a higher one is resampled.
+    folder : str or Path
+        Gets the copies; those that are there stay.
+
+    Returns
+    -------
+    dict
+        Entries with the same ids.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> write_audio(folder / "a.wav", torch.zeros(1600), 16000)
+    >>> found = at_rate({"a": {"wav": str(folder / "a.wav")}}, 8000, folder / "narrow")
+    >>> audio_info(found["a"]["wav"]).sample_rate
+    8000
+    """
+
+    def change(wav: Tensor, before: int, name: str) -> tuple[Tensor, int]:
+        return resample(wav, before, rate), rate
+
+    wide = {k: e for k, e in entries.items() if audio_info(e["wav"]).sample_rate > rate}
+    copies = _copies(wide, str(rate), change, folder)
+    narrow = {name: copies[f"{name}@{rate}"] for name in wide}
+    return {name: dict(narrow.get(name, e)) for name, e in entries.items()}
+
+
 def in_noise(
     entries: Entries, snrs: Sequence[float], folder: str | Path, seed: int = 0
 ) -> dict[str, dict[str, Any]]:

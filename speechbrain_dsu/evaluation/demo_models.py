@@ -139,7 +139,7 @@ def _convert(
         yield Scene(
             name,
             f"The same words, voice {voice}",
-            f"dsu convert {path.name} --model {name} --speaker {voice} --out converted",
+            f"dsu convert {path.name} --model {name} --voice {voice} --out converted",
             heard=audio_uri(wav, rate),
             made=audio_uri(wavs[0].cpu(), model.output_rate),
         )

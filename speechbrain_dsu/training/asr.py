@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from speechbrain_dsu.dataio.copies import at_speeds, in_noise, spoken_again
+from speechbrain_dsu.dataio.copies import at_rate, at_speeds, in_noise, spoken_again
 from speechbrain_dsu.dataio.corpora.mixing import read_manifest
 from speechbrain_dsu.dataio.unit_data import UnitDataset, in_memory, token_store
 from speechbrain_dsu.evaluation.error_rates import error_rates
@@ -67,9 +67,10 @@ def train_and_seal_asr(
         of its ids; not with subwords); ``train``, ``valid`` (lists of ``[manifest,
         data root]``), ``tests`` (such lists by name), ``where`` (values of columns that
         entries must have, e.g. ``{language: en}``), ``held_out_speaker`` (null, or one
-        whom tests alone hear); of the training data ``speeds`` (percent) and, where
-        given, ``noise`` (the lowest and the highest ratio in dB) and ``through``
-        (``UnitTokenizer`` by name, whose decoders say it again), each a copy;
+        whom tests alone hear); ``max_rate`` (null, or hertz of the training data's
+        recordings at most); copies of the training data: ``speeds`` (percent) and,
+        where given, ``noise`` (the lowest and the highest ratio in dB) and ``through``
+        (``UnitTokenizer`` by name, whose decoders say it again);
         ``system_file`` and ``model`` (new values for its keys; ``symbols: words`` are
         those of the training texts), ``encoder_rate`` (steps a second that the encoder
         sees, about); what ``train_task`` takes, ``batch_frames`` in steps of the
@@ -97,10 +98,12 @@ def train_and_seal_asr(
     place, heard = Path(hparams["token_folder"]), {}
 
     def copy() -> None:
-        heard.update(at_speeds(train, hparams["speeds"], place / "speeds"))
+        rate = hparams.get("max_rate")
+        data = at_rate(train, rate, place / "rate") if rate else train
+        heard.update(at_speeds(data, hparams["speeds"], place / "speeds"))
         if hparams.get("noise"):
-            heard.update(in_noise(train, hparams["noise"], place / "noise"))
-        heard.update(spoken_again(train, hparams.get("through", {}), place / "through"))
+            heard.update(in_noise(data, hparams["noise"], place / "noise"))
+        heard.update(spoken_again(data, hparams.get("through", {}), place / "through"))
 
     run_on_main(copy, post_func=copy)
     sources = {} if known is None else known

@@ -131,11 +131,11 @@ def converts(folder, entries):
     assert not torch.allclose(alone, converter.convert_batch(wavs[0][None], "ann")[0])
     out = folder / "converted"
     command = ["convert", entries["1"]["wav"], "--model", str(folder / "converter")]
-    assert main([*command, "--speaker", "ann", "--out", str(out)]) == 0
+    assert main([*command, "--voice", "ann", "--out", str(out)]) == 0
     (path,) = out.glob("*.wav")
     length = len(read_audio(entries["1"]["wav"], converter.output_rate)[0])
     assert len(read_audio(path)[0]) == length
-    assert main([*command, "--speaker", "eve", "--out", str(out)]) == 2
+    assert main([*command, "--voice", "eve", "--out", str(out)]) == 2
 
 
 def test_the_loss_falls_and_units_and_voice_decide(entries, tmp_path):

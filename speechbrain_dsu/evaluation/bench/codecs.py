@@ -36,7 +36,7 @@ def run(
     streaming: Callable[[], Any] | None = None,
     only: str = "",
     seconds: float = 10.0,
-    turns: int = 5,
+    turns: int = 3,
 ) -> list[dict[str, Any]]:
     """All rows of the section; peers whose package is missing are left out.
 
