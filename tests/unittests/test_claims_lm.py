@@ -1,5 +1,8 @@
 """Claims about language models of speech: parts by hand, quick runs on toy speech."""
 
+import json
+import random
+
 import pytest
 import torch
 
@@ -11,12 +14,15 @@ from speechbrain_dsu.tokens.interleave import Interleave
 from speechbrain_dsu.tokens.vocabulary import Vocabulary
 from speechbrain_dsu.utils.audio import write_audio
 
-CLAIMS = (99, 101, 169, 199)
+CLAIMS = (31, 99, 101, 169, 199)
 
 
 @pytest.fixture(scope="module")
 def toy_data(tmp_path_factory):
-    """Digits as tones of a digit's own and a speaker's pitch, in noise."""
+    """Digits as tones of a digit's own and a speaker's pitch, in noise; sentences.
+
+    A sentence is four made-up words, and each letter is a phone.
+    """
     folder = tmp_path_factory.mktemp("speech")
     (folder / "fsdd" / "recordings").mkdir(parents=True)
     generator = torch.Generator().manual_seed(0)
@@ -29,6 +35,22 @@ def toy_data(tmp_path_factory):
                 wav += 0.02 * torch.randn(len(time), generator=generator)
                 name = f"{digit}_{who}_{take}.wav"
                 write_audio(folder / "fsdd" / "recordings" / name, wav, 8000)
+    draw, entries = random.Random(0), {}
+    words = ["".join(draw.choices("abdefgiklmnoprstu", k=6)) for _ in range(150)]
+    for number in range(200):
+        text = " ".join(draw.choices(words, k=4))
+        phones = [letter for letter in text if letter != " "]
+        entries[str(number)] = {
+            "wav": f"{number}.wav",
+            "language": "en",
+            "engine": "flite",
+            "text": text,
+            "phones": " ".join(phones),
+            "phone_ends": " ".join(f"{(k + 1) / 10:.1f}" for k in range(len(phones))),
+        }
+    (folder / "synth" / "manifests").mkdir(parents=True)
+    path = folder / "synth" / "manifests" / "train.json"
+    path.write_text(json.dumps(entries))
     return folder
 
 

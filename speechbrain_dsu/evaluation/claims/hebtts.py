@@ -38,12 +38,12 @@ CLAIM = (
 )
 BATCH, PIECES = 16, 250
 _LETTERS, _PIECES = "letters, no vowels", "word pieces, no vowels"
-_FULL_LETTERS, _FULL_PIECES = "letters", "word pieces"
+FULL_LETTERS, _FULL_PIECES = "letters", "word pieces"
 _ERRORS, _AMBIGUOUS = "phone errors, %", "phone errors, %, ambiguous"
 _ALONE = "what a text becomes doesn't depend on its company"
 _READS = "word pieces give the text back"
 _SIZES = {"dim": 96, "n_heads": 4, "n_layers": 3, "dropout": 0.1}
-_TOOLS = """
+TOOLS = """
 say: !name:speechbrain_dsu.decoders.speech.say
 learn: !name:speechbrain_dsu.tokens.word_pieces.WordPieces.learn
 """
@@ -74,8 +74,8 @@ def run(data: Path, quick: bool = False) -> dict[str, Any]:
         See ``run_claim``, without ``command``.
     """
     seeds, steps, count = (2, 4, 8) if quick else (3, 900, 100)
-    lines, names = _read(data)
-    found, laws, tools = Found(), {_ALONE: True, _READS: True}, load_hyperpyyaml(_TOOLS)
+    lines, names = read_lines(data, 31)
+    found, laws, tools = Found(), {_ALONE: True, _READS: True}, load_hyperpyyaml(TOOLS)
     for seed in range(seeds):
         with seeded(seed) as generator:
             texts = sorted({line.text for line in lines})
@@ -85,17 +85,17 @@ def run(data: Path, quick: bool = False) -> dict[str, Any]:
             asked = list(
                 {line.text: line for line in lines if line.text in held}.values()
             )
-            for name in (_LETTERS, _PIECES, _FULL_LETTERS, _FULL_PIECES):
+            for name in (_LETTERS, _PIECES, FULL_LETTERS, _FULL_PIECES):
                 torch.manual_seed(seed)
-                model = _model(name, known, len(names), tools, laws)
-                _train(model, name, known, steps, generator)
-                said = _say(model, name, asked, tools, laws)
+                model = build_model(name, known, len(names), tools, laws)
+                fit(model, name, known, steps, generator)
+                said = write(model, name, asked, tools, laws)
                 found.note_all(name, _measures(said, asked, names))
     rows = [
         found.row(_ERRORS, _LETTERS, _PIECES, "lower"),
         found.row(_AMBIGUOUS, _LETTERS, _PIECES, "lower"),
-        found.row(_ERRORS, _FULL_LETTERS, _FULL_PIECES, NOT_STATED),
-        found.row(_ERRORS, _FULL_LETTERS, _LETTERS, NOT_STATED),
+        found.row(_ERRORS, FULL_LETTERS, _FULL_PIECES, NOT_STATED),
+        found.row(_ERRORS, FULL_LETTERS, _LETTERS, NOT_STATED),
         found.row(_ERRORS, _FULL_PIECES, _PIECES, NOT_STATED),
     ]
     return make_result(31, "HebTTS", CLAIM, _setup(seeds, steps, count), rows, laws)
@@ -125,9 +125,9 @@ def strip_vowels(text: str) -> str:
     return " ".join(bare)
 
 
-def _read(data: Path) -> tuple[list[Line], list[str]]:
+def read_lines(data: Path, claim: int) -> tuple[list[Line], list[str]]:
     """Utterances of flite and the names of their phones."""
-    entries = english_entries(data, "train", 31).values()
+    entries = english_entries(data, "train", claim).values()
     entries = [entry for entry in entries if entry["engine"] == "flite"]
     words = {word for entry in entries for word in entry["text"].split()}
     spelt = Counter(strip_vowels(word) for word in words)
@@ -149,13 +149,14 @@ def _spelling(name: str, line: Line) -> str:
     return line.bare if name in (_LETTERS, _PIECES) else line.text
 
 
-def _model(
+def build_model(
     name: str,
     lines: Sequence[Line],
     phones: int,
     tools: dict[str, Any],
     laws: dict[str, bool],
 ) -> nn.Module:
+    """A model that writes so many kinds of phones behind spellings of a kind."""
     texts = [_spelling(name, line) for line in lines]
     pieces, options = b"", {**_SIZES, "sizes": [phones], "condition_dropout": 0.0}
     if name in (_PIECES, _FULL_PIECES):
@@ -175,13 +176,14 @@ def _model(
     return coarse
 
 
-def _train(
+def fit(
     model: nn.Module,
     name: str,
     lines: Sequence[Line],
     steps: int,
     generator: torch.Generator,
 ) -> None:
+    """Train it on lines, some steps of ``BATCH``."""
     texts = [
         torch.tensor(model.reader.text.encode(_spelling(name, line))) for line in lines
     ]
@@ -196,13 +198,14 @@ def _train(
     train(model, loss, steps, 2e-3)
 
 
-def _say(
+def write(
     model: nn.Module,
     name: str,
     lines: Sequence[Line],
     tools: dict[str, Any],
     laws: dict[str, bool],
 ) -> list[Tensor]:
+    """What it writes behind each line: ``[phones]``."""
     texts = [_spelling(name, line) for line in lines]
     found = tools["say"](model, texts)
     counts = absolute_lengths(found.lens, found.codes.shape[1]).tolist()
