@@ -63,8 +63,12 @@ def _codec_parts() -> dict:
     def streaming():
         return UnitTokenizer.from_hparams("codec-16k").mods.tokenizer
 
+    def units():
+        return UnitTokenizer.from_hparams("ssl-k100").mods.tokenizer
+
     shipped = "codec-16k" in shipped_bundles()
-    return {"convert": convert, "streaming": streaming if shipped else _encodec}
+    found = {"convert": convert, "streaming": streaming if shipped else _encodec}
+    return {**found, "units": units} if "ssl-k100" in shipped_bundles() else found
 
 
 def _encodec():

@@ -7,9 +7,10 @@ quantizers have a section of their own. Seconds are those of the processor, so
 that a busy machine does the least harm. ``difference`` is the largest one between the
 outputs; moshi keeps its own random weights and has none.
 
-``stream`` rows put pieces through encoder, quantizer and decoder: ``ratio`` is the
-speed in times of real time, ``first_ms`` what passes from the first sample to the
-first one heard: the audio that has to be there, and the computing.
+``stream`` rows put pieces through encoder, quantizer and decoder, ``one pass`` the
+whole, and ``tokenizing`` is to units that aren't decoded: ``ratio`` is the speed in
+times of real time, ``first_ms`` what passes from the first sample to the first one
+heard: the audio that has to be there, and the computing.
 """
 
 import logging
@@ -34,9 +35,10 @@ def run(
     quick: bool = False,
     convert: Callable[..., tuple] | None = None,
     streaming: Callable[[], Any] | None = None,
+    units: Callable[[], Any] | None = None,
     only: str = "",
     seconds: float = 10.0,
-    turns: int = 3,
+    turns: int = 2,
 ) -> list[dict[str, Any]]:
     """All rows of the section; peers whose package is missing are left out.
 
@@ -47,7 +49,9 @@ def run(
     convert : callable, optional
         Configuration and weights of transformers to (encoder, quantizer, decoder).
     streaming : callable, optional
-        Gives a codec tokenizer for the rows about streams.
+        Gives a codec tokenizer for the rows about streams and one pass.
+    units : callable, optional
+        Gives a tokenizer of units, for the row about tokenizing.
     only : str
         Cases whose name contains it.
     seconds : float
@@ -76,8 +80,30 @@ def run(
             rows += _rows(pair, batch, seconds, turns)
     if streaming is not None and only in "stream":
         tokenizer = streaming()
+        rows.append(_pass(tokenizer, "encode and decode in one pass", seconds, turns))
         rows += [_stream(tokenizer, size, max(seconds, 1.0)) for size in CHUNKS_MS]
+    if units is not None and only in "tokenizing":
+        rows.append(_pass(units(), "tokenizing", seconds, turns))
     return rows
+
+
+def _pass(tokenizer: Any, case: str, seconds: float, turns: int) -> dict[str, Any]:
+    wav = 0.1 * torch.randn(1, round(seconds * tokenizer.sample_rate))
+    spent = []
+    for _ in range(turns + 1):  # the first one warms up
+        start = time.process_time()
+        tokens = tokenizer.encode(wav)
+        if tokenizer.has_decoder:
+            tokenizer.decode(tokens)
+        spent.append(time.process_time() - start)
+    median = statistics.median(spent[1:])
+    return _real_time(case, median, seconds)
+
+
+def _real_time(case: str, spent: float, seconds: float) -> dict[str, Any]:
+    ratio = round(seconds / spent, 2)
+    peer = {"peer": "real time", "peer_s": seconds}
+    return {"case": case, "ours_s": round(spent, 4), **peer, "ratio": ratio}
 
 
 @torch.no_grad()
@@ -136,11 +162,5 @@ def _stream(tokenizer: Any, chunk_ms: int, seconds: float) -> dict[str, Any]:
             back.push(rest)
         back.flush()
         spent += time.process_time() - start
-    return {
-        "case": f"stream, pieces of {chunk_ms} ms",
-        "peer": "real time",
-        "ours_s": round(spent, 4),
-        "peer_s": seconds,
-        "ratio": round(seconds / spent, 2),
-        "first_ms": first_ms,
-    }
+    row = _real_time(f"stream, pieces of {chunk_ms} ms", spent, seconds)
+    return {**row, "first_ms": first_ms}
