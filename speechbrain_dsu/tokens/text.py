@@ -30,23 +30,32 @@ class Characters:
     ---------
     letters : str
         All there are, the space included, each once.
+    edges : bool
+        A space before and behind each text: for models of speech in which the pauses
+        at its ends would otherwise belong to the first and the last letter.
 
     Raises
     ------
     DsuError
-        If a letter comes twice or there is none.
+        If a letter comes twice or there is none, or edges have no space.
 
     Example
     -------
     >>> text = Characters("abc ")
     >>> text.encode("A cab"), text.decode([1, 0, 1])
     ([0, 3, 2, 0, 1], 'bab')
+    >>> Characters("abc ", edges=True).encode("cab")
+    [3, 2, 0, 1, 3]
     """
 
-    def __init__(self, letters: str = "abcdefghijklmnopqrstuvwxyz' "):
+    def __init__(
+        self, letters: str = "abcdefghijklmnopqrstuvwxyz' ", edges: bool = False
+    ):
         if not letters or len(set(letters)) != len(letters):
             raise DsuError(f"letters={letters!r}: give each letter once")
-        self.letters = letters
+        if edges and " " not in letters:
+            raise DsuError(f"letters={letters!r}: edges are spaces, and there is none")
+        self.letters, self.edges = letters, edges
         self._places = {letter: place for place, letter in enumerate(letters)}
 
     @property
@@ -69,11 +78,14 @@ class Characters:
                     f"{letter!r} in {text!r} is not among the letters "
                     f"{self.letters!r}: add it, or write the text without it"
                 )
+        if self.edges and found:
+            found = f" {found} "
         return [self._places[letter] for letter in found]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ids."""
-        return "".join(self.letters[index] for index in ids)
+        found = "".join(self.letters[index] for index in ids)
+        return found[1:-1] if self.edges else found
 
 
 class Words:
