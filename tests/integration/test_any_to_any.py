@@ -46,7 +46,7 @@ def folders(speech_data, tmp_path_factory):
     if SYNTHESISERS:
         few = {
             "languages": {"en": 0.6, "es": 0.4},
-            "valid_utterances": 4,
+            "valid_utterances": 12,
             "test_utterances": 4,
             "pairs": 60,
         }
