@@ -98,12 +98,7 @@ def train_and_seal_asr(
     place, heard = Path(hparams["token_folder"]), {}
 
     def copy() -> None:
-        rate = hparams.get("max_rate")
-        data = at_rate(train, rate, place / "rate") if rate else train
-        heard.update(at_speeds(data, hparams["speeds"], place / "speeds"))
-        if hparams.get("noise"):
-            heard.update(in_noise(data, hparams["noise"], place / "noise"))
-        heard.update(spoken_again(data, hparams.get("through", {}), place / "through"))
+        heard.update(_copies(hparams, train, place))
 
     run_on_main(copy, post_func=copy)
     sources = {} if known is None else known
@@ -158,6 +153,16 @@ def train_and_seal_asr(
 
 
 _INTERFACE = "speechbrain_dsu.inference.asr.UnitASR"
+
+
+def _copies(hparams: Mapping[str, Any], train: Entries, place: Path) -> dict[str, Any]:
+    """The training data and what was asked for beside it."""
+    rate = hparams.get("max_rate")
+    data = at_rate(train, rate, place / "rate") if rate else train
+    found = at_speeds(data, hparams["speeds"], place / "speeds")
+    if hparams.get("noise"):
+        found |= in_noise(data, hparams["noise"], place / "noise")
+    return found | spoken_again(data, hparams.get("through", {}), place / "through")
 
 
 def split(

@@ -24,10 +24,12 @@ def test_streams_have_a_first_packet_and_a_speed():
         "codecs", quick=True, streaming=lambda: build_native("native_mimi")
     )
     assert [row["case"] for row in rows] == [
-        f"stream, pieces of {size} ms" for size in (20, 80, 320)
+        "encode and decode in one pass",
+        *(f"stream, pieces of {size} ms" for size in (20, 80, 320)),
     ]
+    assert all(row["ratio"] > 0 for row in rows)
     # One frame of Mimi is 80 ms.
-    assert all(row["first_ms"] >= 80 and row["ratio"] > 0 for row in rows)
+    assert all(row["first_ms"] >= 80 for row in rows[1:])
 
 
 def test_unit_tokens_equal_those_of_speechbrain():

@@ -113,16 +113,6 @@ def run(data: Path, quick: bool = False) -> dict[str, Any]:
                 }
                 for measure, value in values.items():
                     found.setdefault((measure, name), []).append(value)
-    setup = (
-        "Mel cepstra of spoken digits (FSDD, 10 ms), 50 k-means units, repetitions "
-        f"joined, strings of eight digits; {_PIECES} subwords learned on {count} "
-        "training strings. The same recurrent language model with as many steps of "
-        "training on each; bits are divided by base units, so both measure the same "
-        "text. Strings of a speaker nobody trained on. Phones: generated English "
-        f"sentences (flite), {spelling[1]} texts held out; systems/tts/uslm.yaml "
-        f"behind letters, {spelling[0]} steps of {BATCH}, writes phones or "
-        f"{_PHONE_PIECES} subwords of them. {len(seeds)} seeds. {RULE}"
-    )
     plan = (
         ("steps per unit", "lower"),
         ("normalised entropy", "higher"),
@@ -141,7 +131,22 @@ def run(data: Path, quick: bool = False) -> dict[str, Any]:
         )
         for measure, expected in plan
     ]
-    return make_result(101, "DAU-BPE", CLAIM, setup, rows, laws)
+    return make_result(
+        101, "DAU-BPE", CLAIM, _setup(len(seeds), count, *spelling), rows, laws
+    )
+
+
+def _setup(seeds: int, count: int, steps: int, held_out: int) -> str:
+    return (
+        "Mel cepstra of spoken digits (FSDD, 10 ms), 50 k-means units, repetitions "
+        f"joined, strings of eight digits; {_PIECES} subwords learned on {count} "
+        "training strings. The same recurrent language model with as many steps of "
+        "training on each; bits are divided by base units, so both measure the same "
+        "text. Strings of a speaker nobody trained on. Phones: generated English "
+        f"sentences (flite), {held_out} texts held out; systems/tts/uslm.yaml behind "
+        f"letters, {steps} steps of {BATCH}, writes phones or {_PHONE_PIECES} subwords "
+        f"of them. {seeds} seeds. {RULE}"
+    )
 
 
 def _spell(
