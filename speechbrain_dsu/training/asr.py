@@ -67,10 +67,10 @@ def train_and_seal_asr(
         of its ids; not with subwords); ``train``, ``valid`` (lists of ``[manifest,
         data root]``), ``tests`` (such lists by name), ``where`` (values of columns that
         entries must have, e.g. ``{language: en}``), ``held_out_speaker`` (null, or one
-        whom tests alone hear); ``max_rate`` (null, or hertz of the training data's
-        recordings at most); copies of the training data: ``speeds`` (percent) and,
-        where given, ``noise`` (the lowest and the highest ratio in dB) and ``through``
-        (``UnitTokenizer`` by name, whose decoders say it again);
+        whom tests alone hear), ``speeds`` (percent, of the training data), ``copies``
+        (of the training data, where given: ``noise``, the lowest and the highest ratio
+        in dB; ``through``, ``UnitTokenizer`` by name, whose decoders say it again; and
+        ``max_rate``, hertz of all its recordings at most);
         ``system_file`` and ``model`` (new values for its keys; ``symbols: words`` are
         those of the training texts), ``encoder_rate`` (steps a second that the encoder
         sees, about); what ``train_task`` takes, ``batch_frames`` in steps of the
@@ -157,12 +157,13 @@ _INTERFACE = "speechbrain_dsu.inference.asr.UnitASR"
 
 def _copies(hparams: Mapping[str, Any], train: Entries, place: Path) -> dict[str, Any]:
     """The training data and what was asked for beside it."""
-    rate = hparams.get("max_rate")
+    options = hparams["copies"]
+    rate = options.get("max_rate")
     data = at_rate(train, rate, place / "rate") if rate else train
     found = at_speeds(data, hparams["speeds"], place / "speeds")
-    if hparams.get("noise"):
-        found |= in_noise(data, hparams["noise"], place / "noise")
-    return found | spoken_again(data, hparams.get("through", {}), place / "through")
+    if "noise" in options:
+        found |= in_noise(data, options["noise"], place / "noise")
+    return found | spoken_again(data, options.get("through", {}), place / "through")
 
 
 def split(

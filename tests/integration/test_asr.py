@@ -45,6 +45,7 @@ def recipe(data, out, tokenizer="mfcc-k100", **values):
         "where": None,
         "held_out_speaker": None,
         "speeds": [100],
+        "copies": {},
         "encoder_rate": 25,
         "system_file": "systems/asr/unit_ctc.yaml",
         "model": {"symbols": WORDS, "decoder_layers": 0, **TINY},
