@@ -133,7 +133,7 @@ def in_noise(
     Returns
     -------
     dict
-        Entries with ids like ``name@noise``.
+        Entries with ids like ``name@noise10-40``.
 
     Raises
     ------
@@ -145,7 +145,7 @@ def in_noise(
     >>> folder = getfixture("tmp_path")
     >>> write_audio(folder / "a.wav", torch.ones(16000) / 2, 16000)
     >>> found = in_noise({"a": {"wav": str(folder / "a.wav")}}, [20, 20], folder / "n")
-    >>> wav, _ = read_audio(found["a@noise"]["wav"])
+    >>> wav, _ = read_audio(found["a@noise20-20"]["wav"])
     >>> round(float((wav - wav.mean()).std() / wav.mean()), 1)  # 20 dB
     0.1
     """
@@ -160,7 +160,8 @@ def in_noise(
             torch.manual_seed(zlib.crc32(f"{seed}/{name}".encode()))
             return add(wav.unsqueeze(0), torch.ones(1))[0], rate
 
-    return _copies(entries, "noise", change, folder)
+    # Other ratios are other copies.
+    return _copies(entries, f"noise{snrs[0]:g}-{snrs[1]:g}", change, folder)
 
 
 def spoken_again(

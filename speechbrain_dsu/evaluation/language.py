@@ -108,7 +108,7 @@ def pair_accuracy(pairs: Iterable[tuple[str, str]], score: Score) -> PairAccurac
     Raises
     ------
     DsuError
-        If there are no pairs.
+        If there are no pairs, or a recording has no ids.
 
     Example
     -------
@@ -120,11 +120,14 @@ def pair_accuracy(pairs: Iterable[tuple[str, str]], score: Score) -> PairAccurac
     if not pairs:
         raise DsuError("no pairs to compare")
     known = {name: score(name) for name in dict.fromkeys(n for p in pairs for n in p)}
+    for name, (_, count) in known.items():
+        if count < 1:  # its sum of 0 would win every pair
+            raise DsuError(f"{name}: has no tokens to score")
     summed, normalised = [], []
     for real, fake in pairs:
         (a, n), (b, m) = known[real], known[fake]
         summed.append(_wins(a, b))
-        normalised.append(_wins(a / max(n, 1), b / max(m, 1)))
+        normalised.append(_wins(a / n, b / m))
     return PairAccuracy(
         math.fsum(summed) / len(pairs), math.fsum(normalised) / len(pairs), len(pairs)
     )

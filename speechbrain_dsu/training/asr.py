@@ -157,9 +157,9 @@ _INTERFACE = "speechbrain_dsu.inference.asr.UnitASR"
 
 def _copies(hparams: Mapping[str, Any], train: Entries, place: Path) -> dict[str, Any]:
     """The training data and what was asked for beside it."""
-    options = hparams["copies"]
-    rate = options.get("max_rate")
-    data = at_rate(train, rate, place / "rate") if rate else train
+    options, rate = hparams["copies"], hparams["copies"].get("max_rate")
+    place = place / f"{rate}Hz" if rate else place  # narrower ones are kept apart
+    data = at_rate(train, rate, place) if rate else train
     found = at_speeds(data, hparams["speeds"], place / "speeds")
     if "noise" in options:
         found |= in_noise(data, options["noise"], place / "noise")

@@ -64,7 +64,7 @@ def test_noise_is_as_loud_as_drawn_and_the_same_again(tmp_path):
         assert abs(ratio - 6) < 0.2
     assert not torch.equal(*wavs)
     again = in_noise(entries, [6, 6], tmp_path / "two")
-    assert torch.equal(read_audio(again["b@noise"]["wav"])[0], wavs[1])
+    assert torch.equal(read_audio(again["b@noise6-6"]["wav"])[0], wavs[1])
     with pytest.raises(DsuError, match="noise"):
         in_noise(entries, [9, 3], tmp_path)
 

@@ -101,3 +101,5 @@ def test_pairs_are_read_and_both_sums_told(tmp_path):
         read_pairs(tmp_path / "none.csv")
     with pytest.raises(DsuError, match="no pairs"):
         pair_accuracy([], scores.get)
+    with pytest.raises(DsuError, match="x: has no tokens"):
+        pair_accuracy([("x", "a")], {**scores, "x": (0.0, 0)}.get)
