@@ -98,7 +98,7 @@ def train_and_seal_asr(
     place, heard = Path(hparams["token_folder"]), {}
 
     def copy() -> None:
-        heard.update(_copies(hparams, train, place))
+        heard.update(copies_of(hparams, train, place))
 
     run_on_main(copy, post_func=copy)
     sources = {} if known is None else known
@@ -155,9 +155,34 @@ def train_and_seal_asr(
 _INTERFACE = "speechbrain_dsu.inference.asr.UnitASR"
 
 
-def _copies(hparams: Mapping[str, Any], train: Entries, place: Path) -> dict[str, Any]:
-    """The training data and what was asked for beside it."""
+def copies_of(
+    hparams: Mapping[str, Any], train: Entries, place: Path
+) -> dict[str, Any]:
+    """The training data and what was asked for beside it.
+
+    Arguments
+    ---------
+    hparams : mapping
+        ``speeds`` and ``copies`` of ``train_and_seal_asr``.
+    train : mapping
+        Id to entry.
+    place : Path
+        Keeps the copies for the next run.
+
+    Returns
+    -------
+    dict
+        Id to entry.
+
+    Raises
+    ------
+    DsuError
+        If there are no copies of such a name.
+    """
     options, rate = hparams["copies"], hparams["copies"].get("max_rate")
+    unknown = sorted(options.keys() - {"noise", "through", "max_rate"})
+    if unknown:
+        raise DsuError(f"copies: '{unknown[0]}'; there are max_rate, noise, through")
     place = place / f"{rate}Hz" if rate else place  # narrower ones are kept apart
     data = at_rate(train, rate, place) if rate else train
     found = at_speeds(data, hparams["speeds"], place / "speeds")
