@@ -242,3 +242,28 @@ def test_levels_of_any_hop_measure_what_they_write(hop):
     target, latents = decoder.target(), torch.randn(1, 6, 4)
     assert target(torch.randn(1, 6 * hop)).shape == decoder.levels(latents).shape
     assert decoder.win >= 640 and decoder(latents).shape == (1, 6 * hop)
+
+
+def test_jitter_borrows_from_neighbours_in_training_only():
+    torch.manual_seed(0)
+    heard = {}
+
+    class Spy(UnitContent):
+        def forward(self, codes):
+            heard.setdefault(len(heard), codes)
+            return super().forward(codes)
+
+    generator, voices = GENERATORS["levels"](), Voices(["ann"], 8)
+    vocoder = UnitVocoder(generator, Spy([1000], 12), voices, jitter=0.2)
+    codes = torch.arange(400).expand(2, -1).unsqueeze(-1)
+    lens = torch.tensor([1.0, 0.5])
+    vocoder.train()(codes, lens, "ann")
+    vocoder.eval()(codes, lens, "ann")
+    steps = (heard[0] - codes)[..., 0]
+    counts = [int((steps[0] == step).sum()) for step in (-1, 0, 1)]
+    assert sum(counts) == 400
+    assert 25 <= counts[0] <= 55 and 25 <= counts[2] <= 55  # 10 % each way
+    assert heard[0][1, :200].max() <= 199  # nothing from the padding
+    assert heard[1].equal(codes)
+    with pytest.raises(DsuError, match="jitter"):
+        UnitVocoder(generator, UnitContent([9], 12), voices, jitter=2.0)

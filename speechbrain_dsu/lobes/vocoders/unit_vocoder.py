@@ -62,11 +62,16 @@ class UnitVocoder(nn.Module):
         ``Durations``: takes units without repetition.
     units : str
         Fingerprint of the tokenizer whose units these are.
+    jitter : float
+        Share of the frames that get a neighbour's content in training, so that what is
+        said is learned from more than a frame (Chorowski et al., "Unsupervised Speech
+        Representation Learning Using WaveNet Autoencoders", 2019, section II-C).
 
     Raises
     ------
     DsuError
-        If the streams together don't have the size that the generator takes.
+        If the streams together don't have the size that the generator takes, or
+        ``jitter`` is no share.
 
     Example
     -------
@@ -90,8 +95,12 @@ class UnitVocoder(nn.Module):
         contours: Mapping[str, nn.Module] | None = None,
         durations: nn.Module | None = None,
         units: str = "",
+        jitter: float = 0.0,
     ):
         super().__init__()
+        if not 0 <= jitter <= 1:
+            raise DsuError(f"jitter={jitter}: a share of the frames, 0 to 1")
+        self.jitter = jitter
         self.generator, self.content, self.speakers = generator, content, speakers
         self.contours = nn.ModuleDict(contours or {})
         self.durations, self.units = durations, units
@@ -172,7 +181,10 @@ class UnitVocoder(nn.Module):
         batch, frames = content.shape[:2]
         counts = absolute_lengths(lens, frames, batch).to(content.device)
         voice = self.speakers(speaker, batch)
-        latents, losses = self.latents(content, voice, contours)
+        heard = content
+        if self.training and self.jitter:
+            heard = _jittered(content, counts, self.jitter)
+        latents, losses = self.latents(heard, voice, contours)
         if self.durations is not None and not self.content.soft:
             losses["durations"] = self._duration_loss(content, lens, voice)
         levels = audio = None
@@ -347,3 +359,14 @@ class UnitVocoder(nn.Module):
                 f"tokens of {len(tokens.sizes)} codebooks, this vocoder was trained on "
                 f"{len(self.content.sizes)}"
             )
+
+
+def _jittered(content: Tensor, counts: Tensor, share: float) -> Tensor:
+    """``[batch, frames, values]``, some frames being the one before or the one after."""
+    batch, frames = content.shape[:2]
+    draw = torch.rand(batch, frames, device=content.device)
+    step = (draw < share / 2).long() - (draw > 1 - share / 2).long()
+    places = torch.arange(frames, device=content.device) + step
+    last = (counts - 1).clamp(min=0).unsqueeze(1)  # never from the padding
+    places = places.clamp(min=0).minimum(last).unsqueeze(-1)
+    return content.gather(1, places.expand_as(content))
