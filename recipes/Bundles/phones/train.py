@@ -26,7 +26,9 @@ if __name__ == "__main__":
             prepare = prepare_synth if name == "synth" else None
             run_on_main(prepare or getattr(corpora, f"prepare_{name}"), kwargs=options)
             path = f"{options['save_folder']}/train.json"
-            found[name] = corpora.read_manifest(path, options["data_folder"])
+            entries = corpora.read_manifest(path, options["data_folder"])
+            out = hparams["held_out_speaker"]
+            found[name] = {k: e for k, e in entries.items() if e["spk_id"] != out}
         spoken = hparams["language"]
         aligned = {k: e for k, e in found["synth"].items() if e["language"] == spoken}
         start = UnitTokenizer.from_hparams(hparams["start"]).mods.tokenizer
