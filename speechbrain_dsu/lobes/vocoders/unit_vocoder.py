@@ -362,7 +362,7 @@ class UnitVocoder(nn.Module):
 
 
 def _jittered(content: Tensor, counts: Tensor, share: float) -> Tensor:
-    """``[batch, frames, values]``, some frames being the one before or the one after."""
+    """``[batch, frames, values]``, some frames being a neighbour of theirs."""
     batch, frames = content.shape[:2]
     draw = torch.rand(batch, frames, device=content.device)
     step = (draw < share / 2).long() - (draw > 1 - share / 2).long()
