@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from speechbrain_dsu.dataio.copies import at_rate, at_speeds, in_noise, spoken_again
+from speechbrain_dsu.dataio.copies import copies_of
 from speechbrain_dsu.dataio.corpora.mixing import read_manifest
 from speechbrain_dsu.dataio.unit_data import UnitDataset, in_memory, token_store
 from speechbrain_dsu.evaluation.error_rates import error_rates
@@ -153,42 +153,6 @@ def train_and_seal_asr(
 
 
 _INTERFACE = "speechbrain_dsu.inference.asr.UnitASR"
-
-
-def copies_of(
-    hparams: Mapping[str, Any], train: Entries, place: Path
-) -> dict[str, Any]:
-    """The training data and what was asked for beside it.
-
-    Arguments
-    ---------
-    hparams : mapping
-        ``speeds`` and ``copies`` of ``train_and_seal_asr``.
-    train : mapping
-        Id to entry.
-    place : Path
-        Keeps the copies for the next run.
-
-    Returns
-    -------
-    dict
-        Id to entry.
-
-    Raises
-    ------
-    DsuError
-        If there are no copies of such a name.
-    """
-    options, rate = hparams["copies"], hparams["copies"].get("max_rate")
-    unknown = sorted(options.keys() - {"noise", "through", "max_rate"})
-    if unknown:
-        raise DsuError(f"copies: '{unknown[0]}'; there are max_rate, noise, through")
-    place = place / f"{rate}Hz" if rate else place  # narrower ones are kept apart
-    data = at_rate(train, rate, place) if rate else train
-    found = at_speeds(data, hparams["speeds"], place / "speeds")
-    if "noise" in options:
-        found |= in_noise(data, options["noise"], place / "noise")
-    return found | spoken_again(data, options.get("through", {}), place / "through")
 
 
 def split(

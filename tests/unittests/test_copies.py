@@ -3,9 +3,14 @@
 import pytest
 import torch
 
-from speechbrain_dsu.dataio.copies import at_rate, at_speeds, in_noise, spoken_again
+from speechbrain_dsu.dataio.copies import (
+    at_rate,
+    at_speeds,
+    copies_of,
+    in_noise,
+    spoken_again,
+)
 from speechbrain_dsu.inference import UnitTokenizer
-from speechbrain_dsu.training.asr import copies_of
 from speechbrain_dsu.utils.audio import read_audio, write_audio
 from speechbrain_dsu.utils.errors import DsuError
 
