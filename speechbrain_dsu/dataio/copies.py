@@ -202,16 +202,21 @@ def spoken_again(
 
 
 def copies_of(
-    hparams: Mapping[str, Any], train: Entries, place: str | Path
+    train: Entries,
+    speeds: Sequence[int],
+    options: Mapping[str, Any],
+    place: str | Path,
 ) -> dict[str, Any]:
     """The training data and what was asked for beside it.
 
     Arguments
     ---------
-    hparams : mapping
-        ``speeds`` and ``copies``, see ``training.asr.train_and_seal_asr``.
     train : mapping
         Id to entry.
+    speeds : sequence of int
+        In percent.
+    options : mapping
+        ``copies`` of ``training.asr.train_and_seal_asr``.
     place : str or Path
         Keeps the copies for the next run.
 
@@ -225,13 +230,13 @@ def copies_of(
     DsuError
         If there are no copies of such a name.
     """
-    options, rate = hparams["copies"], hparams["copies"].get("max_rate")
+    rate = options.get("max_rate")
     unknown = sorted(options.keys() - {"noise", "through", "max_rate"})
     if unknown:
         raise DsuError(f"copies: '{unknown[0]}'; there are max_rate, noise, through")
     place = Path(place) / (f"{rate}Hz" if rate else "")  # narrower ones are kept apart
     data = at_rate(train, rate, place) if rate else train
-    found = at_speeds(data, hparams["speeds"], place / "speeds")
+    found = at_speeds(data, speeds, place / "speeds")
     if "noise" in options:
         found |= in_noise(data, options["noise"], place / "noise")
     return found | spoken_again(data, options.get("through", {}), place / "through")

@@ -98,7 +98,7 @@ def train_and_seal_asr(
     place, heard = Path(hparams["token_folder"]), {}
 
     def copy() -> None:
-        heard.update(copies_of(hparams, train, place))
+        heard.update(copies_of(train, hparams["speeds"], hparams["copies"], place))
 
     run_on_main(copy, post_func=copy)
     sources = {} if known is None else known

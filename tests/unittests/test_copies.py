@@ -85,9 +85,9 @@ def test_narrower_copies_lose_what_is_above_and_narrow_recordings_stay(tmp_path)
 def test_a_recipes_copies_are_those_it_names(tmp_path):
     write_audio(tmp_path / "a.wav", 0.1 * torch.randn(16000), 16000)
     entries = {"a": {"wav": str(tmp_path / "a.wav"), "duration": 1.0, "text": "x"}}
-    hparams = {"speeds": [100, 80], "copies": {"noise": [5, 30], "max_rate": 8000}}
-    found = copies_of(hparams, entries, tmp_path)
+    options = {"noise": [5, 30], "max_rate": 8000}
+    found = copies_of(entries, [100, 80], options, tmp_path)
     assert sorted(found) == ["a", "a@80", "a@noise5-30"]
     assert all(read_audio(entry["wav"])[1] == 8000 for entry in found.values())
     with pytest.raises(DsuError, match="copies: 'nosie'.*max_rate, noise, through"):
-        copies_of({**hparams, "copies": {"nosie": [5, 30]}}, entries, tmp_path)
+        copies_of(entries, [100], {"nosie": [5, 30]}, tmp_path)
